@@ -15,11 +15,9 @@ from specdiag.files import json_decoder, write_atomically
 from specdiag.records import Record, Source
 from specdiag.storage.kinds import WATCHED, read_record
 from specdiag.trajectories.entries import tracked
-from specdiag.trajectories.metric_log import LOG_NAME, LogEntry, latest, read_log
+from specdiag.trajectories.metric_log import LOG_NAME, NORMS_NAME, LogEntry, latest, read_log
 from specdiag.trajectories.records import StepResult, TrackedModule, Trajectory
 
-NORMS_NAME = "specdiag_norms"
-"""Name of the folder in a run."""
 MODULES_NAME = "modules.json"
 
 Series = list[tuple[int, float]]

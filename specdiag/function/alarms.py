@@ -23,9 +23,9 @@ from specdiag.function.attention_alarms import Outputs, Setting, look_at_attenti
 from specdiag.function.blocks import find_blocks
 from specdiag.function.bounds import least_of_norm
 from specdiag.function.directions import DirectionSearch
+from specdiag.function.feeding import Feeding
 from specdiag.function.folding import Array, fold_reader
 from specdiag.function.mlp_alarms import look_at_mlp
-from specdiag.function.norms import Norms
 from specdiag.function.parts import Block
 from specdiag.function.score_scale import Chain
 from specdiag.function.stored import StoredNorm, Weight, finite
@@ -87,10 +87,10 @@ class _Stream:
 
     def __init__(self, blocks: list[Block], checkpoint: Checkpoint, algebra: Algebra) -> None:
         chain = settings.sections(checkpoint.config, (blocks[0].component or "text").partition(".")[0])
-        self._blocks = sorted(blocks, key=lambda block: -1 if block.layer is None else block.layer)
-        self._stored = {tensor.name: tensor for tensor in checkpoint.stored or ()}
-        self._width = _width(self._blocks[0])
-        own = any(name.partition(".")[0] == "rope_freqs" for name in self._stored)
+        stored = {tensor.name: tensor for tensor in checkpoint.stored or ()}
+        self._feeding = Feeding(blocks, stored)
+        self._blocks = self._feeding.blocks
+        own = any(name.partition(".")[0] == "rope_freqs" for name in stored)
         self._setting = Setting(chain, _dtype(chain, checkpoint), algebra, has_own_frequencies=own)
         layers = [block.layer for block in blocks if block.layer is not None]
         is_centred = blocks[0].wiring.norm == "layer"
@@ -134,7 +134,7 @@ class _Stream:
         norms: dict[str, StoredNorm] = {}
 
         def feeding(part: Literal["attn", "mlp"], named: StoredNorm | None) -> StoredNorm | None:
-            norm = self._feeding(i, block, part) if block.wiring.stream == "post" else named
+            norm = self._feeding.norm(i, part, named)
             norms.update({} if norm is None else {norm.gain.name: norm})
             return norm
 
@@ -150,25 +150,6 @@ class _Stream:
         if block.router is not None:
             yield "The router", partial(look_at_router, block, *block.router, setting)
         yield "Norms", partial(look_at_norms, block, norms, setting)
-
-    def _feeding(self, i: int, block: Block, part: Literal["attn", "mlp"]) -> StoredNorm | None:
-        """Find the norm whose output a part reads where norms stand behind the residual sum."""
-        wiring = block.wiring
-        if part == "mlp":
-            return self._norm(block.path, wiring.post_attn)
-        if i > 0 and self._blocks[i - 1].layer == (block.layer or 0) - 1:
-            return self._norm(self._blocks[i - 1].path, wiring.post_mlp)
-        paths = {name.rpartition(".")[0] for name in self._stored}
-        found = [path for path in paths if f".{path}".endswith(f".{wiring.post_embed}")]
-        if block.layer != 0 or len(found) != 1:
-            return None
-        return self._norm(*found[0].rsplit(".", 1))
-
-    def _norm(self, path: str, name: str | None) -> StoredNorm | None:
-        try:
-            return Norms(path, self._blocks[0].wiring, self._stored, self._width).find(name)
-        except UnknownWiring:  # what it reads is then as unknown as a raw stream
-            return None
 
     def _channels(self) -> list[Channel]:
         """List the coordinates with the largest rows over all down projections."""
@@ -221,12 +202,6 @@ def look_at_norms(block: Block, norms: Mapping[str, StoredNorm], setting: Settin
             )
         )
     return found
-
-
-def _width(block: Block) -> int | None:
-    readers = [part.q for part in (block.attention, block.cross) if part is not None]
-    readers += [mlp.up for mlp in block.mlps]
-    return readers[0].shape[1] if readers else None
 
 
 def _dtype(chain: Chain, checkpoint: Checkpoint) -> str | None:

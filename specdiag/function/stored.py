@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from specdiag.checkpoint.adapters.update import row_cut
 from specdiag.checkpoint.tensors import StoredTensor, WeightMatrix
 from specdiag.function.folding import Array, Norm, Reader
 from specdiag.spectra.float_types import FLOAT_TYPES
+
+Vector = TypeVar("Vector")
+"""numpy's array or torch's tensor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +42,20 @@ class Weight:
         tensor, slicer = self.matrix.tensor, self.matrix.slicer
         raw = slicer.cut(tensor.read(slicer.index))[0]
         values = FLOAT_TYPES[tensor.values_dtype].widen(raw.T if self.transposed else raw, np.dtype(np.float64))
-        return Reader(values, None if self.bias is None else self._part(_vector(self.bias)))
+        return Reader(values, None if self.bias is None else self.own_part(_vector(self.bias)))
 
-    def _part(self, bias: Array) -> Array:
-        """Cut the bias as the weight is cut."""
+    def own_part(self, bias: Vector) -> Vector:
+        """Cut the bias of the tensor as the weight is cut.
+
+        Args:
+            bias: of the whole tensor, numpy's or torch's, one axis.
+        """
         slicer = self.matrix.slicer
         if self.transposed:
-            return bias[slicer.select[1]] if slicer.select else bias
+            return cast("Vector", cast("Any", bias)[slicer.select[1]]) if slicer.select else bias
         take = row_cut(slicer)
         assert take is not None  # `has_cut`
-        return take(bias[:, None])[:, 0]
+        return cast("Vector", take(cast("Any", bias)[:, None])[:, 0])
 
 
 def finite(weight: Weight) -> Reader:

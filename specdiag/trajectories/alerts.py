@@ -24,11 +24,11 @@ class Alert(Record, frozen=True, kw_only=True):
     """A problem at one step of a run."""
 
     step: int
-    kind: Literal["nonfinite", "collapse", "norm"]
+    kind: Literal["nonfinite", "collapse", "norm", "scores", "rank", "channel"]
     module: str
     """Key of the matrix; empty for the loss."""
     value: float | None
-    """Number of values that are not finite, effective rank or norm; None if there is none."""
+    """Number of values that are not finite, effective rank, norm, or what a norm watch logged; None without one."""
     message: str
 
 

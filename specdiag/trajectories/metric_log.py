@@ -23,6 +23,8 @@ from specdiag.storage.lines import append_lines
 
 LOG_NAME = "specdiag_log.jsonl"
 """Name of the file in a run's directory."""
+NORMS_NAME = "specdiag_norms"
+"""Name of the folder in a run in which a norm watch keeps its own log."""
 
 RUN = ""
 """The `module` of metrics of the whole network, such as the loss."""

@@ -16,6 +16,8 @@ from specdiag.errors import ComputationError, SourceError, UsageError
 from specdiag.report import SpectralReport
 from specdiag.text import checks
 from specdiag.trajectories.alerts import Alert, alerts
+from specdiag.trajectories.function_alerts import logged_alerts
+from specdiag.trajectories.metric_log import LOG_NAME, NORMS_NAME, latest, read_log
 from specdiag.trajectories.one_step import analyse_in_subprocess, read_step_in_subprocess
 from specdiag.trajectories.recorder import Recorder
 from specdiag.trajectories.records import DroppedStep, StepResult, Trajectory
@@ -33,7 +35,7 @@ class Observation(NamedTuple):
 
     Attributes:
         result: result of the step, or why it was dropped.
-        alerts: what is wrong with it.
+        alerts: what is wrong with it, and with what a norm watch logged since the step before.
         trajectory: the run so far.
     """
 
@@ -177,7 +179,18 @@ class _Look:
 
 def _observation(recorder: Recorder, result: StepResult | DroppedStep) -> Observation:
     so_far = recorder.trajectory()
-    return Observation(result, tuple(alerts(so_far, result.step)) if isinstance(result, StepResult) else (), so_far)
+    if not isinstance(result, StepResult):
+        return Observation(result, (), so_far)
+    return Observation(result, (*alerts(so_far, result.step), *_of_norm_watch(so_far, result.step)), so_far)
+
+
+def _of_norm_watch(run: Trajectory, step: int) -> list[Alert]:
+    """List the alerts of what a norm watch logged in the run since the step before."""
+    log = Path(run.run) / NORMS_NAME / LOG_NAME
+    if not log.is_file():
+        return []
+    earlier = [s.step for s in run.steps if s.step < step]
+    return logged_alerts(latest(read_log(log)), max(earlier, default=None), step)
 
 
 def _if_present(identify: Callable[[], str]) -> str | None:

@@ -22,7 +22,7 @@ import specdiag
 from specdiag.errors import ComputationError, MissingExtraError, SourceError, UsageError
 from specdiag.trajectories import one_step
 from specdiag.trajectories.alerts import alerts
-from specdiag.trajectories.metric_log import entry
+from specdiag.trajectories.metric_log import append_log, entry
 from specdiag.trajectories.records import DroppedStep, StepResult, TrackedModule, Trajectory
 from specdiag.trajectories.sinks import open_sink
 from specdiag.trajectories.steps import RunStep
@@ -172,6 +172,24 @@ def test_nan_is_an_alert_and_an_exit_code(run):
     assert done.stdout.startswith(f"2 alerts in 3 checkpoints, steps 0 to 20; the first at step 20: 3 values of {Q}")
     shutil.copy(run / "checkpoint-10" / "model.safetensors", file)
     assert invoke("watch", run, "--once").exit_code == 0
+
+
+def test_alerts_of_a_norm_watch_come_with_the_checkpoint_that_follows(run):
+    folder = run / "specdiag_norms"
+    folder.mkdir()
+    head, stays = "layers.0.self_attn[head=0.qk]", "layers.0.self_attn[head=1.qk]"
+    courses = {head: {0: 30.0, 5: 35.0, 12: 5000.0, 15: 5100.0}, stays: dict.fromkeys((0, 5, 12, 15), 30.0)}
+    rows = [entry(s, m, "score_bound", v) for m, course in courses.items() for s, v in course.items()]
+    append_log(folder / "specdiag_log.jsonl", rows)
+    raised = {o.result.step: o.alerts for o in specdiag.watch(run, once=True)}
+    assert raised[0] == raised[10] == ()
+    assert [(a.kind, a.step, a.module) for a in raised[20]] == [("scores", 12, head)]
+    done = invoke("watch", run, "--once")
+    assert done.exit_code == 1
+    assert (
+        f"ALERT: step 12: the bound of the attention scores of {head} went from 35 at step 5 to 5000, above"
+        in done.stderr
+    )
 
 
 def test_alerts_on_known_courses():

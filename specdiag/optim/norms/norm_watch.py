@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections import OrderedDict
@@ -16,12 +17,13 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from specdiag.dynamics.norm_log import NORMS_NAME, write_modules
+from specdiag.dynamics.norm_log import write_modules
 from specdiag.errors import UsageError
 from specdiag.files import Table
 from specdiag.live.attaching import decays_in_force, rates_in_force
 from specdiag.live.matrices import LiveMatrix
 from specdiag.optim.decay_semantics import torch_optimizer
+from specdiag.optim.norms.block_figures import BlockFigures
 from specdiag.optim.norms.norm_entries import Snapshot, describe, layer_means, snapshot, step_entries, weight_entries
 from specdiag.optim.norms.power_iteration import PowerIteration
 from specdiag.optim.norms.step_parts import inner_products, split_step, to_numbers
@@ -29,11 +31,18 @@ from specdiag.optim.norms.watched_modules import watched_matrices
 from specdiag.records import ROLES
 from specdiag.system.folder_lock import FolderLock
 from specdiag.text import checks
-from specdiag.trajectories.metric_log import LOG_NAME, LogEntry, append_log
+from specdiag.trajectories.alerts import Alert
+from specdiag.trajectories.function_alerts import function_alerts, latest_values
+from specdiag.trajectories.metric_log import LOG_NAME, NORMS_NAME, LogEntry, append_log
+
+_log = logging.getLogger("specdiag")
 
 
 class NormWatch:
     """Logs, every so many steps, each matrix's norms, its update without the decay, and the direction of that update.
+
+    Where the wiring of the model is known, bounds of attention scores, stable ranks of QK and the largest channel of
+    the residual stream are logged too, and a warning says where one goes off course.
 
     The run does not change. A logged step costs a copy of the watched weights, other steps nothing. Where ranks train
     together, the first one measures and writes.
@@ -56,6 +65,7 @@ class NormWatch:
         include: str | Sequence[str] = (),
         exclude: str | Sequence[str] = (),
         roles: str | Sequence[str] = (),
+        alerts: bool = True,
     ) -> None:
         """Attach to live optimizers.
 
@@ -67,6 +77,7 @@ class NormWatch:
             include: globs on names; only these matrices.
             exclude: globs on names; not these matrices.
             roles: only matrices of these roles.
+            alerts: watch scores, QK and channels too, of heads and MLPs whose matrices are all among those.
 
         Raises:
             UsageError: an option makes no sense, the optimizer or the model cannot be watched, or `out` cannot be made.
@@ -84,6 +95,13 @@ class NormWatch:
         groups = {p: (o, g) for o in self._optimizers for g in o.param_groups for p in g["params"]}
         self._matrices = watched_matrices(model, set(groups), include=include, exclude=exclude, roles=roles)
         self._every = every
+        self._figures: BlockFigures | None = None
+        if checks.flag("alerts", alerts):
+            self._figures = BlockFigures(model, {matrix.key for matrix in self._matrices})
+        self.notes: tuple[str, ...] = () if self._figures is None else self._figures.notes
+        """Sentences on blocks of which scores, QK and channels are not watched, each with its reason."""
+        self._last_values: dict[tuple[str, str], tuple[int, float]] = {}
+        self._of_blocks: list[LogEntry] | None = None
         self._powers = PowerIteration()
         self._handles: list[RemovableHandle] = []
         self._of_parameter: dict[nn.Parameter, list[LiveMatrix]] = {}
@@ -97,6 +115,8 @@ class NormWatch:
         self._entries: list[LogEntry] = []
         self.latest: tuple[LogEntry, ...] = ()
         """Entries of the last logged step."""
+        self.alerts: tuple[Alert, ...] = ()
+        """What went off course at the last logged step."""
         self._is_writer = not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
         self._log: Path | None = None
         self._lock: FolderLock | None = None
@@ -120,7 +140,7 @@ class NormWatch:
         if not self._is_writer:
             return
         self._write()
-        self._before, self._depth = {}, {}
+        self._before, self._depth, self._of_blocks = {}, {}, None
         self._step = self._last_step
         if self._step % self._every == 0:
             self.detach()
@@ -147,18 +167,22 @@ class NormWatch:
             for m in self._matrices:
                 norm = math.sqrt(float(inner_products(cuts[m.key], cuts[m.key])[0]))
                 self._entries += weight_entries(self._step, m, cuts[m.key], norm, spectral[m.key])
+            if self._figures is not None:
+                self._of_blocks = self._figures.entries(self._step)
             self._write()
             if self._lock is not None:
                 self._lock.release()
         self.detach()
 
     def state_dict(self) -> Table:
-        """Return the state of the spectral norms and the step count. It can be written as JSON."""
-        return {"steps": self._last_step, "vectors": self._powers.state_dict()}
+        """Return the state of the spectral norms, the values that alerts compare with, and the step count, for JSON."""
+        last = [[*key, *value] for key, value in self._last_values.items()]
+        return {"steps": self._last_step, "vectors": self._powers.state_dict(), "last_values": last}
 
     def load_state_dict(self, state: Table) -> None:
         """Continue from a saved state; matrices that are new, or of another shape, start anew."""
         self._last_step = state["steps"]
+        self._last_values = {(metric, module): (step, value) for metric, module, step, value in state["last_values"]}
         self._powers.load_state_dict(state["vectors"])
         self._powers.keep({m.key: m.slicer.shape for m in self._matrices})
 
@@ -189,6 +213,8 @@ class NormWatch:
             raise UsageError("the optimizer's step is compiled or captured in a CUDA graph: it cannot be watched")
         self._pending.remove(key)
         self._depth[key] = 1
+        if self._figures is not None and self._of_blocks is None:
+            self._of_blocks = self._figures.entries(self._step)
         decays, rates = decays_in_force(optimizer), rates_in_force(optimizer)
         groups = {
             p: group
@@ -233,7 +259,12 @@ class NormWatch:
         """Finish a logged step: add the means over layers, and write the log."""
         if not self._entries:
             return
-        rows = [*layer_means(self._step, self._matrices, self._entries), *self._entries]
-        self.latest, self._entries = tuple(rows), []
+        blocks = self._of_blocks or []
+        rows = [*layer_means(self._step, self._matrices, self._entries), *self._entries, *blocks]
+        self.latest, self._entries, self._of_blocks = tuple(rows), [], None
+        self.alerts = tuple(function_alerts(self._last_values, blocks))
+        self._last_values |= latest_values(blocks)
+        for alert in self.alerts:
+            _log.warning("step %d: %s", alert.step, alert.message)
         if self._log is not None:
             append_log(self._log, rows)

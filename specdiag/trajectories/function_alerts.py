@@ -1,0 +1,143 @@
+"""Alerts on what blocks compute while they train: bounds of attention scores, rank of QK, channels of the stream.
+
+The thresholds are provisional: no run that failed was at hand. A limit lies above what four finished models have
+(SmolLM2, MiniLM, AntiBERTy, rxnfp: docs/alarms.md); a ratio is that of a change within one interval of the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from specdiag.trajectories.alerts import Alert
+from specdiag.trajectories.metric_log import LogEntry
+
+SCORE_BOUND, QK_STABLE_RANK, CHANNEL_SIZE = "score_bound", "qk_stable_rank", "channel_size"
+CHANNEL_INDEX = "channel_index"
+"""Metrics of the log of norms: two of a head, and two of the largest channel of a residual stream."""
+Values = Mapping[tuple[str, str], tuple[int, float]]
+"""Step and value by metric and module."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """Conditions of an alert on a number: it passes a limit or a multiple of it, or it changes by a ratio at once."""
+
+    kind: Literal["scores", "rank", "channel"]
+    ratio: float
+    """Smallest relative change from one logged step to the next; below 1 for a number that falls."""
+    floor: float
+    """A number at or below it raises no alert."""
+    limit: float | None
+    """Passing it, and each doubling of it, raises an alert."""
+    name: str
+    advice: str
+
+    def speaks(self, before: float | None, now: float) -> bool:
+        """Tell whether a number raises an alert."""
+        if now <= self.floor:
+            return False
+        passed = -1 if before is None or self.limit is None else _level(before, self.limit)
+        if self.limit is not None and now > self.limit and _level(now, self.limit) > passed:
+            return True
+        if before is None or before <= 0:
+            return False
+        return now < self.ratio * before if self.ratio < 1 else now > self.ratio * before
+
+
+RULES = {
+    SCORE_BOUND: _Rule(
+        "scores", 2.0, 1000.0, 4000.0, "the bound of the attention scores of",
+        "such scores can saturate the softmax and overflow float16: lower the learning rate, or normalise queries and "
+        "keys",
+    ),
+    QK_STABLE_RANK: _Rule(
+        "rank", 0.5, 0.0, None, "the stable rank of QK of",
+        "the head scores along fewer directions: look whether the loss stalls, and lower the learning rate or warm up "
+        "longer",
+    ),
+    CHANNEL_SIZE: _Rule(
+        "channel", 1.5, 1.3, 4.0, "the rows of the down projections, over their median, of",
+        "activations of that channel can overflow float16 and spoil low-bit quantisation: lower the learning rate, or "
+        "raise the weight decay",
+    ),
+}  # fmt: skip
+"""By metric. Finished models reach 1,900 in score bounds and 3.1 in channels; a fall of effective rank by half is
+`collapse` of `specdiag watch` too."""
+
+
+def function_alerts(before: Values, rows: Iterable[LogEntry]) -> list[Alert]:
+    """List what is wrong with the numbers of a logged step; one alert of each kind, of the module that changed most.
+
+    Args:
+        before: last values of earlier steps.
+        rows: entries of one step; those of other metrics are passed over.
+    """
+    found: dict[str, list[tuple[float, LogEntry]]] = {}
+    rows = list(rows)
+    channels = {row.module: row.value for row in rows if row.metric == CHANNEL_INDEX}
+    for row in rows:
+        rule = RULES.get(row.metric)
+        if rule is None or row.value is None:
+            continue
+        _, last = before.get((row.metric, row.module), (0, None))
+        if rule.speaks(last, row.value):
+            change = row.value / last if last else row.value
+            found.setdefault(row.metric, []).append((-change if rule.ratio < 1 else change, row))
+    return [
+        _alert(RULES[metric], before, [row for _, row in sorted(own, key=lambda pair: -pair[0])], channels)
+        for metric, own in found.items()
+    ]
+
+
+def latest_values(rows: Iterable[LogEntry]) -> dict[tuple[str, str], tuple[int, float]]:
+    """Collect the last value of each number that has a rule.
+
+    Args:
+        rows: entries in the order of steps.
+    """
+    return {(r.metric, r.module): (r.step, r.value) for r in rows if r.metric in RULES and r.value is not None}
+
+
+def logged_alerts(rows: Sequence[LogEntry], after: int | None, until: int) -> list[Alert]:
+    """List the alerts of the steps of a log, each against the logged step before it.
+
+    Args:
+        rows: entries of a log, one for each step, module and metric.
+        after: steps up to this one are passed over; None for none.
+        until: the last step.
+    """
+    by_step: dict[int, list[LogEntry]] = {}
+    for row in rows:
+        if row.step <= until and (row.metric in RULES or row.metric == CHANNEL_INDEX):
+            by_step.setdefault(row.step, []).append(row)
+    found: list[Alert] = []
+    before: dict[tuple[str, str], tuple[int, float]] = {}
+    for step in sorted(by_step):
+        if after is None or step > after:
+            found += function_alerts(before, by_step[step])
+        before |= latest_values(by_step[step])
+    return found
+
+
+def _alert(rule: _Rule, before: Values, rows: Sequence[LogEntry], channels: Mapping[str, float | None]) -> Alert:
+    worst = rows[0]
+    assert worst.value is not None
+    then = before.get((worst.metric, worst.module))
+    where = worst.module
+    if worst.metric == CHANNEL_SIZE:
+        index = channels.get(worst.module)
+        where = f"channel {'?' if index is None else int(index)} of the {worst.module or 'residual'} stream"
+    was = "is" if then is None else f"went from {then[1]:.4g} at step {then[0]} to"
+    limit = "" if rule.limit is None or worst.value <= rule.limit else f", above {rule.limit:g}"
+    others = f" ({len(rows) - 1} more likewise)" if len(rows) > 1 else ""
+    message = f"{rule.name} {where} {was} {worst.value:.4g}{limit}{others}; {rule.advice}"
+    return Alert(step=worst.step, kind=rule.kind, module=worst.module, value=worst.value, message=message)
+
+
+def _level(value: float, limit: float) -> int:
+    level = 0
+    while value > limit:
+        value, level = value / 2, level + 1
+    return level
