@@ -15,7 +15,6 @@ import torch
 from decay_cost import SETTING, Training
 from methods import read_text
 
-from specdiag.optim import NormWatch
 from specdiag.optim.norms.block_figures import BlockFigures
 
 EVERY, ROUNDS = 50, 9
@@ -39,9 +38,9 @@ def main() -> None:
     n_values = sum(p.numel() for p in training.model.parameters())
     batch, length = SETTING["batch"]  # pyright: ignore
     print(
-        f"{n_values / 1e6:.1f} M weights, {batch * length} tokens a step: {n_entries} values take {median(looks):.3f} s of "
-        f"CPU time, a step {median(steps):.3f} s: {share:.1%} of a logged step, {share / EVERY:.2%} of all steps at the "
-        f"default interval of {EVERY}"
+        f"{n_values / 1e6:.1f} M weights, {batch * length} tokens a step: {n_entries} values in {median(looks):.3f} s "
+        f"of CPU time, a step {median(steps):.3f} s: {share:.1%} of a logged step, {share / EVERY:.2%} of all steps at "
+        f"the default interval of {EVERY}"
     )
 
 
@@ -52,5 +51,4 @@ def _seconds(act: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
-    assert NormWatch.__init__.__kwdefaults__["every"] == EVERY
     main()

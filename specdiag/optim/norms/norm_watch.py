@@ -116,7 +116,7 @@ class NormWatch:
         self.latest: tuple[LogEntry, ...] = ()
         """Entries of the last logged step."""
         self.alerts: tuple[Alert, ...] = ()
-        """What went off course at the last logged step."""
+        """Alerts of the last logged step."""
         self._is_writer = not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
         self._log: Path | None = None
         self._lock: FolderLock | None = None
