@@ -17,7 +17,7 @@ from specdiag.files import toml_decoder
 from specdiag.records import ModuleRecord, Skipped
 
 TOKENS = re.compile(
-    r"(.*\.)?(embed_tokens|embed_in|wte|shared|word_embeddings|tok_embeddings|token_embedding)(\.weight)?"
+    r"(.*\.)?(embed_tokens|embed_in|wte|shared|word_embeddings|tok_embeddings|token_embedding|token_embd)(\.weight)?"
 )
 """Names of embeddings of tokens."""
 HEAD = re.compile(r"(.*\.)?(lm_head|embed_out|predictions\.decoder)(\.weight)?")

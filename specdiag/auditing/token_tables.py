@@ -20,7 +20,6 @@ from specdiag.spectra.limits import UNTOUCHED_SCORE
 from specdiag.spectra.untrained_rows import RowScores, score_rows
 from specdiag.system.blas_threads import OneBlasThread
 
-_IN_GGUF = re.compile(r"token_embd(\.weight)?")
 _HEADS = re.compile(r"output(\.weight)?")
 """Meta's and GGUF's name of the head."""
 _CODEBOOKS = "codebook"
@@ -56,7 +55,7 @@ def read_tables(checkpoint: Checkpoint, report: SpectralReport, n: int) -> tuple
 
 
 def _is_table(matrix: WeightMatrix) -> bool:
-    names = {"embed": (TOKENS, _IN_GGUF), "head": (HEAD, _HEADS)}.get(matrix.module.role, ())
+    names = {"embed": (TOKENS,), "head": (HEAD, _HEADS)}.get(matrix.module.role, ())
     is_plain = matrix.n_slices == 1 and matrix.rank is None and matrix.module.part is None
     return is_plain and any(pattern.fullmatch(matrix.name) for pattern in names)
 

@@ -160,3 +160,14 @@ def test_a_gguf_file_has_metadata_in_the_place_of_config_json(tmp_path):
     said = audit.coverage.not_checked
     assert said["n_experts"] == "the metadata of the GGUF file does not say it"
     assert not [check for check, reason in said.items() if "config.json" in reason]
+
+
+@pytest.mark.parametrize(
+    ("n_tokens", "width", "wrong"), [(96, 64, set()), (90, 64, {"vocabulary"}), (96, 32, {"hidden_size"})]
+)
+def test_the_embedding_of_a_gguf_file_is_held_against_its_metadata(n_tokens, width, wrong, tmp_path):
+    tensors = {"token_embd.weight": gguf_writer.floats(96, 64), gguf_writer.QUERY: gguf_writer.floats(64, 64)}
+    sizes = {"llama.vocab_size": n_tokens, "llama.embedding_length": width, "llama.block_count": 1}
+    stated = {"general.architecture": "llama", **sizes}
+    path = gguf_writer.write(tmp_path / "a.gguf", gguf_writer.model(tensors, stated))
+    assert {check for check, _ in found(specdiag.audit(path, device="cpu"))} & {"vocabulary", "hidden_size"} == wrong
