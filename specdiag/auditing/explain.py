@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 
 from specdiag.auditing.thresholds import Check, Need, changeable
-from specdiag.auditing.wording import number
+from specdiag.auditing.wording import limit
 from specdiag.errors import UsageError
 from specdiag.files import shortened
 
@@ -60,4 +60,4 @@ def _limit(check: Check) -> str:
     if check.threshold is None:
         return "wherever it is seen"
     least = "" if check.at_least is None else f" (at_least {check.at_least})"
-    return f"where the value is {check.fires} {number(check, check.threshold)}{least}"
+    return f"where the value is {check.fires} {limit(check, check.threshold)}{least}"

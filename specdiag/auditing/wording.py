@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from specdiag.auditing import alarm_wording, token_wording
 from specdiag.auditing.records import NO_CONFIG, AuditReport, Coverage, DecayAnswer, Finding
@@ -120,7 +120,10 @@ def value(finding: Finding) -> str:
     check = default_checks().get(finding.check)
     if check is None:
         return _plain(finding.value)
-    return re.sub(r"\{%?\}", number(check, finding.value), check.phrase)
+    written, bound = _in_metric(check, finding.value, _plain), finding.threshold
+    if bound is not None and finding.value != bound and written == _in_metric(check, bound, _plain):
+        written = f"just {'above' if finding.value > bound else 'below'} {written}"
+    return re.sub(r"\{%?\}", written, check.phrase)
 
 
 def expected(finding: Finding) -> str:
@@ -132,17 +135,21 @@ def expected(finding: Finding) -> str:
         return _plain(finding.threshold)
     if finding.threshold == 0 and check.fires == "above":
         return "none"
-    return f"at {'most' if check.fires == 'above' else 'least'} {number(check, finding.threshold)}"
+    return f"at {'most' if check.fires == 'above' else 'least'} {limit(check, finding.threshold)}"
 
 
-def number(check: Check, number: float) -> str:
-    """Write a number in the metric of a check, a share in percent.
+def limit(check: Check, number: float) -> str:
+    """Write a threshold in the metric of a check, a share in percent.
 
     Args:
         check: the check.
-        number: a value or a threshold.
+        number: a threshold.
     """
-    return f"{_plain(100 * number)} %" if "{%}" in check.phrase else _plain(number)
+    return _in_metric(check, number, "{:g}".format)
+
+
+def _in_metric(check: Check, number: float, written: Callable[[float], str]) -> str:
+    return f"{written(100 * number)} %" if "{%}" in check.phrase else written(number)
 
 
 def sentence(finding: Finding) -> str:
@@ -202,6 +209,9 @@ def _collapsed(checks: list[str]) -> str:
 
 
 def _plain(number: float) -> str:
+    """Write an integer in full, as a size of config.json is one, and any other number with three digits."""
     if abs(number) >= 1e9:
-        return f"{number:g}"
-    return f"{number:.0f}" if isinstance(number, int) or abs(number) >= 1000 else f"{number:.4g}"
+        return f"{number:.3g}"
+    if float(number).is_integer():
+        return f"{number:.0f}"
+    return f"{float(f'{number:.3g}'):.0f}" if abs(number) >= 1000 else f"{number:.3g}"

@@ -38,8 +38,18 @@ LLAVA = {
     "text_config": {k: v for k, v in LLAMA.items() if k != "architectures"} | {"vocab_size": 100},
     "vision_config": SIDE | {"model_type": "clip_vision_model", "image_size": 32, "patch_size": 8},
 }  # fmt: skip
+OPT = SIDE | {
+    "model_type": "opt", "architectures": ["OPTForCausalLM"], "ffn_dim": 64, "vocab_size": 100,
+    "max_position_embeddings": 64, "word_embed_proj_dim": 32,
+}  # fmt: skip
+WHISPER = {
+    "model_type": "whisper", "architectures": ["WhisperForConditionalGeneration"], "d_model": 32, "encoder_layers": 2,
+    "decoder_layers": 2, "encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64, "vocab_size": 100, "max_source_positions": 50, "max_target_positions": 40, "pad_token_id": 0,
+    "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1,
+}  # fmt: skip
 WHOLE = {"llama": LLAMA, "bert": BERT, "clip": CLIP, "cohere": COHERE, "phi": PHI, "mixtral": MIXTRAL, "mamba2": MAMBA,
-         "llava": LLAVA}  # fmt: skip
+         "llava": LLAVA, "opt": OPT, "whisper": WHISPER}  # fmt: skip
 
 
 def with_entry(config: dict, path: str, value: object) -> dict:
@@ -73,6 +83,9 @@ def test_models_that_run_are_let_through(kind):
         ("bert", "max_position_embeddings", 4),
         ("bert", "type_vocab_size", 0),
         ("mixtral", "num_experts_per_tok", 5),
+        ("opt", "max_position_embeddings", 2),
+        ("whisper", "max_source_positions", 0),
+        ("whisper", "max_target_positions", 0),
     ],
 )
 def test_an_entry_that_stops_the_model_is_named(kind, path, value):

@@ -38,7 +38,7 @@ def test_findings_are_annotated_beside_their_file(repository):
         ("error", "specdiag audit: nonfinite"), ("warning", "specdiag audit: dead_rows"),
     ]  # fmt: skip
     assert {given["file"] for _, given, _ in found} == {"models/a,b:c/model.safetensors"}
-    assert found[1][2].startswith(f"{name(2, PLACES[0])}: 4.688 % of the rows zero, expected none. These outputs")
+    assert found[1][2].startswith(f"{name(2, PLACES[0])}: 4.69 % of the rows zero, expected none. These outputs")
     assert "What to do: " in found[1][2]
 
 

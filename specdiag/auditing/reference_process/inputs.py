@@ -13,10 +13,13 @@ if TYPE_CHECKING:
     from transformers.modeling_utils import PreTrainedModel
 
 _LENGTH, _LONG = 8, 48
+MASKED = " with masks"
+"""End of the name of inputs that have masks, as a tokenizer gives them, beside those of the same name without."""
 _MOST = 12
 """Sets of inputs that are tried."""
 _SPECIAL = ("token_id", "token_index", "token_ids")
-_TEXT = {"input_ids", "decoder_input_ids", "text_input_ids"}
+TEXT = {"input_ids", "decoder_input_ids", "text_input_ids"}
+"""Names of inputs that are token ids, and of the sets that hold them alone."""
 _SENSES = ("pixel_values", "input_features", "input_values", "audio_values", "audio", "waveform", "speech_values")
 _MASKS = ("attention_mask", "input_features_mask", "padding_mask", "past_observed_mask", "pixel_mask")
 _BINS = ("num_mel_bins", "input_feat_per_channel", "feature_size", "feature_projection_input_dim", "n_mels",
@@ -56,13 +59,13 @@ def _candidates(model: Any) -> Iterator[tuple[str, Inputs]]:
         for label, values in (found for name in others for found in _values(model, name)):
             yield f"text and {label}", text | needed | {label.partition(" ")[0]: values}
         yield "text", text | needed
-    if main in _TEXT:  # a multiple of the lengths of usual chunks
+    if main in TEXT:  # a multiple of the lengths of usual chunks
         yield "long text", needed | {name: ids(model, _LONG) for name in text}
     for label, values in _values(model, main):
         length = values.shape[-1] if "over time" in label else values.shape[1]
         masks = {n: torch.ones(1, length, dtype=torch.long) for n in parameters if n in _MASKS}
         if masks:
-            yield f"{label} with masks", decoder | needed | masks | {main: values}
+            yield f"{label}{MASKED}", decoder | needed | masks | {main: values}
     dummy = cast("Inputs", model.dummy_inputs)
     yield "dummy", {n: v.to("meta") if v.is_floating_point() else v for n, v in dummy.items() if torch.is_tensor(v)}
 
@@ -93,7 +96,7 @@ def _special_ids(part: Any) -> Iterator[int]:
 def _values(model: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield values of an input by its name, in the shapes that models take, each with a label that begins with it."""
     config = model.config
-    if name in _TEXT or name.endswith("input_ids"):
+    if name in TEXT or name.endswith("input_ids"):
         yield name, ids(model)
         return
     shapes: Iterator[tuple[str, Sequence[int]]] = iter(())
@@ -145,7 +148,7 @@ def _sounds(config: Any) -> Iterator[tuple[str, Sequence[int]]]:
     """Yield shapes of sounds: features over time, time over features, or a wave."""
     bins = _one(_find(config, _BINS, 80))
     length = _find(config, ("max_source_positions",), None)
-    if isinstance(length, int) and 0 < length <= _POSITIONS:
+    if isinstance(length, int) and 0 <= length <= _POSITIONS:
         yield "bins over time", (1, bins, 2 * length)
     yield "stated length", (1, _one(_find(config, ("max_length",), 128)), bins)
     yield "128 steps", (1, 128, bins)

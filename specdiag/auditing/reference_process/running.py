@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from specdiag.auditing.reference_process.failures import in_a_line, version
 from specdiag.auditing.reference_process.faults import at_fault
 from specdiag.auditing.reference_process.forward import Failure, TooSlowError, default, failure, limited, of_class
-from specdiag.auditing.reference_process.inputs import candidates
+from specdiag.auditing.reference_process.inputs import MASKED, TEXT, Inputs, candidates
 
 if TYPE_CHECKING:
     from transformers.modeling_utils import PreTrainedModel
@@ -59,9 +59,11 @@ def trial(
 
 def _judged(model_class: Any, config: dict[str, object], failures: dict[str, Failure]) -> dict[str, object]:
     """Hold failures against a model of the default configuration."""
+    masked = next((name for name in failures if len(failures) == 1 and name.endswith(MASKED)), None)
     try:
         control = of_class(model_class, default(config))
-        label = next((name for name, given in candidates(control) if failure(control, given) is None), None)
+        tried = ((name, given) for name, given in candidates(control) if name == masked or not masked)
+        label = next((name for name, given in tried if failure(control, given) is None), None)
     except TooSlowError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever the control raises, nothing can be said
@@ -98,9 +100,18 @@ def _placeholder(model: Any) -> dict[str, object]:
 def _failures(model: Any) -> dict[str, Failure] | None:
     """Try the inputs in turn; None where a forward pass ends."""
     failures: dict[str, Failure] = {}
-    for label, given in candidates(model):
+    sets = dict(candidates(model))
+    for label, given in sets.items():
         met = failure(model, given)
         if met is None:
-            return None
+            return _masked(model, sets, label)
         failures[label] = met
     return failures
+
+
+def _masked(model: Any, sets: dict[str, Inputs], label: str) -> dict[str, Failure] | None:
+    """Try a text that ran without a mask with one: positions may be counted from it alone."""
+    masked = f"{label}{MASKED}"
+    if label not in TEXT or masked not in sets or (met := failure(model, sets[masked])) is None or met.is_ours:
+        return None
+    return {masked: met}
