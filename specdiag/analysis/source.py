@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Unpack, cast
 
 from specdiag.checkpoint.opening import OPENING, PLACE, Opening, OpeningArguments, is_location
 from specdiag.checkpoint.tensors import Checkpoint
-from specdiag.errors import UsageError
+from specdiag.errors import SourceError, UsageError
 from specdiag.report import is_report
 from specdiag.text import checks
 from specdiag.text.counts import counted
@@ -34,6 +34,27 @@ def open_source(
     Args:
         source: whatever `analyze` takes.
         given: revision, file, part, base, stream, role_map, experts and seed, as of `analyze`.
+
+    Raises:
+        UsageError: an option makes no sense, or not for this source.
+        SourceError: the source cannot be read, or is an adapter of another rank than its settings state.
+    """
+    checkpoint = list_source(source, **given)
+    other = next((defect for defect in checkpoint.defects if defect.kind == "rank"), None)
+    if other is not None and checkpoint is not source:
+        raise SourceError(
+            f"{checkpoint.source.location} contradicts itself: '{other.name}' has {other.reason}; fetch or save the "
+            "adapter again with its own adapter_config.json"
+        )
+    return checkpoint
+
+
+def list_source(source: AnalysisSource, **given: Unpack[OpeningArguments]) -> Checkpoint:
+    """List what a source holds as `open_source` does, but an adapter that contradicts its settings too.
+
+    Args:
+        source: whatever `analyze` takes.
+        given: as for `open_source`.
 
     Raises:
         UsageError: an option makes no sense, or not for this source.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from specdiag.auditing.adapter_screen import Screen
 
 _OF_FACTORS = ("adapter_one_sided", "adapter_initial", "adapter_random", "adapter_concentrated")
-_OF_SETTINGS = ("adapter_not_found", "adapter_empty", "adapter_lost", "adapter_targets")
+_OF_SETTINGS = ("adapter_not_found", "adapter_empty", "adapter_lost", "adapter_rank", "adapter_targets")
 _OF_BASE = ("adapter_norm", "adapter_intruders")
 _SETTINGS, _WEIGHTS = "adapter_config.json", frozenset({"adapter_model.safetensors", "adapter_model.bin"})
 _LEAST_RANK = 4
@@ -50,7 +50,7 @@ def one_sided(subject: Subject) -> list[Screen]:
 
 
 def content(subject: Subject) -> Iterator[Observation]:
-    """Find an adapter without a change, parts of it that are not there, and parts that PEFT would not find.
+    """Find an adapter without a change, parts not there or of another rank, and parts that PEFT would not find.
 
     Args:
         subject: the subject of the audit.
@@ -60,7 +60,7 @@ def content(subject: Subject) -> Iterator[Observation]:
     if is_empty(subject):
         n = len(subject.updates) or len(subject.screens)
         yield Observation("adapter_empty", None, f"all {n} updates are zero" if n else "no updates at all")
-    checks = {"lost": "adapter_lost", "not found": "adapter_not_found"}
+    checks = {"lost": "adapter_lost", "not found": "adapter_not_found", "rank": "adapter_rank"}
     for defect in subject.defects:
         if defect.kind in checks:
             yield Observation(checks[defect.kind], defect.name, defect.reason)

@@ -13,7 +13,7 @@ from specdiag.auditing.subject import Subject
 from specdiag.auditing.thresholds import Check
 from specdiag.auditing.weight_files import weight_files
 from specdiag.checkpoint.opening import is_location
-from specdiag.errors import UsageError
+from specdiag.errors import SourceError, UsageError
 from specdiag.report import SpectralReport, is_report, load_report
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def open_subject(
         if refused := (analysis.keys() - {"cache"}) | asked:
             raise UsageError(f"a report is taken as it is: {', '.join(sorted(refused))} needs the checkpoint itself")
         return Subject(source, checks), None, {}
-    from specdiag.analysis.source import open_source
+    from specdiag.analysis.source import list_source
     from specdiag.auditing import reference_model as reference
     from specdiag.auditing.other_files import read_other_files
     from specdiag.auditing.others import others, read_others
@@ -77,7 +77,14 @@ def open_subject(
     from specdiag.checkpoint.tensors import Checkpoint
 
     opening, computing = options.split(analysis)
-    checkpoint = open_source(source, **opening)
+    try:
+        checkpoint = list_source(source, **opening)
+    except SourceError:
+        if opening.get("base") is None:
+            raise
+        checkpoint = list_source(source, **{**opening, "base": None})  # an adapter that fits no base has findings alone
+        if not any(defect.kind == "rank" for defect in checkpoint.defects):
+            raise
     needed = any(checks[check].enabled for check in CHECKS)
     is_whole = not any(analysis.get(option) for option in _SELECTING)
     with reference.compared(checkpoint, asked=reference_model and needed and is_whole) as comparison:

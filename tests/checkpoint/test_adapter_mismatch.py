@@ -8,6 +8,7 @@ import pytest
 from adapter_files import ATTENTION, LORA, QUERY, Arrays, lora, random, write
 from models import write_checkpoint
 
+from specdiag.analysis.source import open_source
 from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.errors import SourceError
 
@@ -37,8 +38,12 @@ def test_what_does_not_fit_is_named(tmp_path: Path, tensors: Arrays, sentence: s
 
 def test_rank_and_config_must_agree(tmp_path: Path) -> None:
     write(tmp_path, lora(QUERY, 96, 64, r=4), LORA)
-    with pytest.raises(SourceError, match=r"factors of rank 4 for 'model.*q_proj', and adapter_config.json says 8"):
-        open_checkpoint(tmp_path)
+    said = "factors of rank 4, and adapter_config.json says 8"
+    with pytest.raises(SourceError, match=rf"contradicts itself: 'model.*q_proj' has {said}; fetch or save"):
+        open_source(tmp_path)
+    base = write_checkpoint(tmp_path / "base", {f"{QUERY}.weight": random(96, 64)})
+    with pytest.raises(SourceError, match=rf"cannot be applied whole, .*{said}.*fetch or save"):
+        open_source(tmp_path, base=base)
     write(tmp_path, lora(QUERY, 96, 64, r=4), LORA | {"rank_pattern": {"(": 4}})
     with pytest.raises(
         SourceError,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,8 @@ _STACKED = "update of stacked experts, not supported"
 _BELOW = ".base_layer.out_proj."
 NO_RANK = "factors of rank 0: nothing of this update is there"
 """Reason for factors without values, which only AdaLoRA's pruning leaves."""
+OTHER_RANK = re.compile(r"factors of rank [0-9]+, and adapter_config\.json says [0-9]+")
+"""Reason for factors of another rank than the settings state."""
 TOKEN_ROWS = "trainable tokens: rows of a table, no matrix"
 _PRUNED = "update of rank 0"
 _REPLACED = "replaced by modules_to_save"
@@ -127,7 +130,7 @@ def read_adapter(
     reasons: dict[str, str] = {}
     for (name, adapter), module in modules.items():
         settings = configs.get(adapter, configs.get(None, AdapterConfig({})))
-        reason = _why_not(name, module, settings)
+        reason = _why_not(name, module, settings) or _other_rank(name, adapter, module, settings)
         if reason is None:
             update = _update(name, adapter, module, settings, where)
             updates.append(replace(update, leaf="in_proj_weight") if name in attention else update)
@@ -192,6 +195,13 @@ def _why_not(name: str, module: _Module, config: AdapterConfig) -> str | None:
     return None
 
 
+def _other_rank(name: str, adapter: str | None, module: _Module, config: AdapterConfig) -> str | None:
+    rank, stated = module.pieces["down"].shape[0], config.rank(name) if adapter is None else None
+    if stated in (None, rank) or module.pieces["up"].shape[1] != rank:  # a live AdaLoRA keeps masked ranks
+        return None
+    return f"factors of rank {rank}, and adapter_config.json says {stated}"
+
+
 def _update(name: str, adapter: str | None, module: _Module, config: AdapterConfig, where: str) -> Update:
     down, up = module.pieces["down"], module.pieces["up"]
     rank = down.shape[0]
@@ -205,12 +215,6 @@ def _update(name: str, adapter: str | None, module: _Module, config: AdapterConf
         part = module.pieces.get(kind)
         if part is not None and prod(part.shape) != size:
             raise SourceError(f"{where} is damaged: '{part.name}' has {prod(part.shape)} values and not {size}")
-    stated_rank = config.rank(name) if adapter is None else None  # a live AdaLoRA keeps masked ranks
-    if stated_rank is not None and stated_rank != rank:
-        raise SourceError(
-            f"{where} holds factors of rank {rank} for '{name}', and adapter_config.json says {stated_rank}: "
-            "they belong to different adapters"
-        )
     return Update(
         module=name,
         adapter=adapter,

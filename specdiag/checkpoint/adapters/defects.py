@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Literal, NamedTuple, cast
 
-from specdiag.checkpoint.adapters.adapter import HALF, NO_RANK, TOKEN_ROWS, Adapter
+from specdiag.checkpoint.adapters.adapter import HALF, NO_RANK, OTHER_RANK, TOKEN_ROWS, Adapter
 from specdiag.checkpoint.adapters.config import TOKENS
 from specdiag.checkpoint.adapters.gaps import gaps
 from specdiag.checkpoint.adapters.names import take_apart
@@ -25,12 +25,13 @@ class Defect(NamedTuple):
     """A part of an adapter that is not there, or that PEFT would not find.
 
     Attributes:
-        kind: `lost`, `not found`, or `empty` of an adapter without updates and tokens.
+        kind: `lost`, `not found`, `rank` of factors that contradict the settings, or `empty` of an adapter without
+            updates and tokens.
         name: a tensor, a parameter, a layer, or an entry of the settings.
         reason: what is wrong with it.
     """
 
-    kind: Literal["lost", "not found", "empty"]
+    kind: Literal["lost", "not found", "rank", "empty"]
     name: str
     reason: str
 
@@ -49,7 +50,9 @@ def find_defects(adapter: Adapter, file: str | None, base: Collection[str] | Non
     found = [Defect("lost", shortened(name, LONGEST), reason) for name, reason in lost]
     if file is not None and not adapter.holds_base:
         found += [Defect("not found", name, reason) for name, reason in not_found(adapter, file)]
-    is_read = not any(str(tensor.reason).endswith("not supported") for tensor in adapter.left_out)
+    ranks = {take_apart(t.name).module: t.reason for t in adapter.left_out if OTHER_RANK.fullmatch(t.reason or "")}
+    found += [Defect("rank", shortened(name, LONGEST), str(reason)) for name, reason in ranks.items()]
+    is_read = not ranks and not any(str(tensor.reason).endswith("not supported") for tensor in adapter.left_out)
     if is_read and not adapter.updates and not adapter.tokens:
         found.append(Defect("empty", "", "no updates at all"))
     return tuple(found)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from specdiag.checkpoint.adapters.adapter import HALF, NO_RANK, Adapter, Tokens
+from specdiag.checkpoint.adapters.adapter import HALF, NO_RANK, OTHER_RANK, Adapter, Tokens
 from specdiag.checkpoint.adapters.match import Names
 from specdiag.checkpoint.adapters.update import Applied, Update
 from specdiag.checkpoint.tensors import StoredTensor
@@ -167,5 +167,5 @@ def _counted(name: str, n: int) -> str:
 
 
 def _remedy(reason: str | None) -> str:
-    is_lost = reason in (HALF, NO_RANK)
+    is_lost = reason in (HALF, NO_RANK) or OTHER_RANK.fullmatch(reason or "") is not None
     return "fetch or save the adapter again" if is_lost else "merge it into its model (PEFT: merge_and_unload)"
