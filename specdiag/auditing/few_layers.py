@@ -6,6 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 
+from specdiag.auditing.sizes import whole_experts
 from specdiag.auditing.stacks import Layer, Member, is_expert
 from specdiag.auditing.subject import Subject
 from specdiag.auditing.thresholds import Observation
@@ -35,9 +36,10 @@ def lacking(subject: Subject) -> Iterator[Observation]:
         `missing_matrix` for each.
     """
     skipped = {s.name for s in subject.report.skipped}
+    n_whole = whole_experts(subject.config)
     for stem, layers in subject.stacks.items():
         for number, layer in sorted(layers.items()):
-            yield from (_missing(f"{stem}{number}.{name}") for name in _of_experts(layer))
+            yield from (_missing(f"{stem}{number}.{name}") for name in _of_experts(layer, n_whole))
         for number, member, _ in () if _is_usual(layers) else _differing(layers):
             r = _owner(layers, member)
             others = {
@@ -64,7 +66,7 @@ def differing(subject: Subject) -> Iterator[Observation]:
             continue
         for number, member, other in _differing(layers):
             name = f"{stem}{number}.{member[0]}"
-            if name not in named:
+            if name not in named and _owner(layers, member).role != "conv":  # stages of convolutions are unlike
                 yield Observation("layers_differ", name, f"not there, and layer {other} has it")
         yield from _small(stem, layers)
         yield from (found for found in _shapes(layers) if found.module not in odd)
@@ -94,8 +96,8 @@ def _missing(name: str) -> Observation:
     return Observation("missing_matrix", name, "not there")
 
 
-def _of_experts(layer: Layer) -> Iterator[str]:
-    """Name the matrices that an expert lacks and most of the others of its layer have."""
+def _of_experts(layer: Layer, n_whole: int | None) -> Iterator[str]:
+    """Name the matrices that an expert lacks and most of the others of its layer have; those after the whole ones may."""
     held: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for name, _ in layer.matrices:
         if (match := _EXPERT.search(name)) is not None:
@@ -104,7 +106,7 @@ def _of_experts(layer: Layer) -> Iterator[str]:
         counts = Counter(map(frozenset, experts.values()))
         usual = max(counts, key=lambda kind: (counts[kind], len(kind)))
         for expert, members in sorted(experts.items()):
-            if members < usual:
+            if members < usual and (n_whole is None or int(expert) < n_whole):
                 yield from (f"{place}{expert}{rest}" for rest in sorted(usual - members))
 
 

@@ -52,7 +52,7 @@ def refusal(config: Mapping[str, object], shapes: Mapping[str, Sequence[int]]) -
     Returns:
         The reason; None where it may be built.
     """
-    if not isinstance(config.get("model_type"), str) and not config.get("architectures"):
+    if config.get("model_type") is None and not config.get("architectures"):
         return "config.json names no model_type"
     sizes = {size for shape in shapes.values() for size in shape}
     largest = max(sizes, default=0)

@@ -53,6 +53,19 @@ def experts(subject: Subject) -> Iterator[Observation]:
                 yield Observation("experts", f"{stem}{place}", stored, rows)
 
 
+def whole_experts(config: Mapping[str, object]) -> int | None:
+    """Count the experts with weights of their own, where the configuration counts others that pass their input on.
+
+    Args:
+        config: config.json.
+
+    Returns:
+        Their number: they come first. None where all experts are alike.
+    """
+    chain = sections(config, None)
+    return number(chain, _EXPERTS) if number(chain, _ZERO_EXPERTS) else None
+
+
 def _overdrawn(chain: list[Mapping[str, object]], there: int) -> Iterator[Observation]:
     """Find a number of chosen experts, or of chosen groups of them, above the number that there are."""
     for part in chain:

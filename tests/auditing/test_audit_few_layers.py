@@ -104,3 +104,25 @@ def test_transformers_own_model_decides_where_it_is_compared(tmp_path):
     config = CONFIG_2 | {"intermediate_size": HIDDEN, "num_key_value_heads": 4, "rope_scaling": None}
     audit = specdiag.audit(save(tmp_path, llama(layers=2), config), device="cpu")
     assert audit.coverage.not_checked["layers_differ"] == "transformers' own model decides"
+
+
+def test_experts_that_pass_their_input_on_may_lack_matrices(tmp_path):
+    """LongCat-Flash counts such experts after the others, and transformers saves two matrices of each."""
+    state = mixture()
+    for layer in range(2):
+        del state[name(layer, "mlp.experts.3.down_proj")]
+    config = CONFIG_2 | {"n_routed_experts": 3}
+    said = found(specdiag.audit(save(tmp_path / "alike", state, config), device="cpu", reference_model=False))
+    assert ("missing_matrix", name(0, "mlp.experts.3.down_proj")) in said
+    config |= {"zero_expert_num": 1}
+    assert not found(specdiag.audit(save(tmp_path / "zero", state, config), device="cpu", reference_model=False))
+    del state[name(0, "mlp.experts.1.down_proj")]
+    said = found(specdiag.audit(save(tmp_path / "whole", state, config), device="cpu", reference_model=False))
+    assert said == {("missing_matrix", name(0, "mlp.experts.1.down_proj"))}
+
+
+def test_stages_of_convolutions_are_unlike(tmp_path):
+    state, rng = llama(layers=2), np.random.default_rng(3)
+    state["model.layers.1.upsample.conv.weight"] = 0.1 * rng.standard_normal((WIDTH, WIDTH, 3, 3)).astype("f4")
+    said = found(specdiag.audit(save(tmp_path, state, CONFIG_2), device="cpu", reference_model=False))
+    assert "layers_differ" not in {check for check, _ in said}

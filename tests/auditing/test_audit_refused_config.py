@@ -37,6 +37,8 @@ def built(config: dict) -> object:
         ({"hidden_act": "evil"}, "KeyError: 'evil'"),
         ({"model_type": "Llama"}, "no model_type 'Llama'; it is 'llama'"),
         ({"model_type": None}, "config.json has no model_type"),
+        ({"model_type": ["llama"]}, r"model_type of config.json is \['llama'\], which is no name"),
+        ({"model_type": 5, "architectures": None}, "model_type of config.json is 5, which is no name"),
         ({"rope_parameters": {"rope_type": "evil", "rope_theta": 1e4}}, "KeyError: 'evil'"),
         ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4}}, "Missing required keys"),
         ({"layer_types": ["evil"] * 10}, "layer_types"),
@@ -56,7 +58,8 @@ def test_transformers_and_the_child_refuse_the_same(tmp_path, monkeypatch, chang
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(
-        RefusedError, match=r"^transformers \S+ (refuses config.json|has no model_type)|^config.json has no"
+        RefusedError,
+        match=r"^transformers \S+ (refuses config.json|has no model_type)|^config.json has no|^model_type of config",
     ) as refused:
         built(WHOLE | change)
     assert said in str(refused.value)

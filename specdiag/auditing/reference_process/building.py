@@ -89,6 +89,9 @@ def _refuse_nameless(config: dict[str, object]) -> NoReturn:
     """Refuse a configuration without a model_type: as transformers does, where it names one of its classes."""
     import transformers
 
+    stated = config.get("model_type")
+    if stated is not None:
+        raise RefusedError(f"model_type of config.json is {repr(stated)[:100]}, which is no name")
     names = config.get("architectures")
     if isinstance(names, list) and names and names[0] in dir(transformers):
         raise RefusedError("config.json has no model_type: transformers' Auto classes refuse it")
