@@ -97,7 +97,10 @@ def _missing(name: str) -> Observation:
 
 
 def _of_experts(layer: Layer, n_whole: int | None) -> Iterator[str]:
-    """Name the matrices that an expert lacks and most of the others of its layer have; those after the whole ones may."""
+    """Name the matrices that an expert lacks and most of the others of its layer have.
+
+    Those after the whole ones may lack some.
+    """
     held: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for name, _ in layer.matrices:
         if (match := _EXPERT.search(name)) is not None:

@@ -37,7 +37,7 @@ def built(config: dict) -> object:
         ({"hidden_act": "evil"}, "KeyError: 'evil'"),
         ({"model_type": "Llama"}, "no model_type 'Llama'; it is 'llama'"),
         ({"model_type": None}, "config.json has no model_type"),
-        ({"model_type": ["llama"]}, r"model_type of config.json is \['llama'\], which is no name"),
+        ({"model_type": ["llama"]}, "model_type of config.json is ['llama'], which is no name"),
         ({"model_type": 5, "architectures": None}, "model_type of config.json is 5, which is no name"),
         ({"rope_parameters": {"rope_type": "evil", "rope_theta": 1e4}}, "KeyError: 'evil'"),
         ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4}}, "Missing required keys"),
