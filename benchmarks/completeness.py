@@ -185,12 +185,13 @@ def sections(summary: Mapping[str, Any]) -> dict[str, str]:
     """Text of docs/audit.md."""
     alarms = {way: ", ".join(found) or "none" for way, found in summary["false_alarms"].items()}
     left_out = ", ".join(f"`{kind}`" for kind in summary["not_compared"]) or "none"
+    unread = ", ".join(summary.get("lost", ()))
+    saved = f"Found, as transformers saves names that it does not load again: {unread}. " if unread else ""
     lines = [
         f"Complete models: {summary['built']} of {summary['registered']} model types of transformers "
         f"{summary['transformers']} build from their default configuration; {summary['compared']} were compared "
         f"with transformers' own model, all with the rules on shapes. False alarms: {alarms['model']} with the model, "
-        f"{alarms['shapes']} by shapes alone. Found, as transformers saves names that it does not load again: "
-        f"{', '.join(summary['lost']) or 'none'}. Not compared: {left_out}.",
+        f"{alarms['shapes']} by shapes alone. {saved}Not compared: {left_out}.",
         "",
         "| planted into | faults | found with the model | found by shapes alone | not found by shapes alone |",
         "| --- | --- | --- | --- | --- |",
