@@ -27,7 +27,7 @@ def watched(model, **options):
 
 
 def take(model, watch, step):
-    """One step without a gradient: the weights stay, but for nothing."""
+    """Take a step without a gradient: no weight changes."""
     watch.step(step)
     watch._optimizers[0].step()
 
