@@ -43,7 +43,7 @@ def header(missing: Mapping[str, str], rounds: int, process_rounds: int) -> dict
 
 def machine() -> dict[str, Any]:
     """The machine and its settings."""
-    return {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0)), "system": platform.system()}
+    return {"cpu": processor(), "cores": len(os.sched_getaffinity(0)), "system": platform.system()}
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
@@ -190,7 +190,8 @@ def _cell(model: dict[str, Any], name: str) -> str:
     return f"{seconds} ({' / '.join(shown)})" if shown else seconds
 
 
-def _cpu() -> str:
+def processor() -> str:
+    """Name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
