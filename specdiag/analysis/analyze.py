@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -24,7 +25,7 @@ from specdiag.analysis.source import open_source
 from specdiag.analysis.summary import summarise
 from specdiag.checkpoint.fingerprint import fingerprint
 from specdiag.checkpoint.tensors import Checkpoint, WeightMatrix
-from specdiag.errors import ComputationError
+from specdiag.errors import ComputationError, UsageError
 from specdiag.records import ModuleRecord, Provenance, Settings, Skipped, TailName
 from specdiag.report import SpectralReport, spectrum_key
 from specdiag.spectra.measure import Eigenvalues
@@ -128,7 +129,8 @@ def analyze(
         memory: bytes that the workers may use together; None for half of the machine's.
         cache: a folder in which results are kept by the content of their tensors, and found there; None for none.
         partial_reports: of the same analysis, interrupted: what they hold is not computed again.
-        ranks: the processes that share the work, each of which makes this call; every one gets the whole report.
+        ranks: the processes that share the work, each of which makes this call; every one gets the whole report. For
+            a model that is divided among processes (FSDP2, tensor parallelism) these are those of torch.distributed.
         progress: called after every matrix.
 
     Raises:
@@ -156,6 +158,14 @@ def analyze(
         seed=seed,
     )
     mark = fingerprint(checkpoint.source)
+    if any(matrix.tensor.owner is not None for matrix in checkpoint.matrices):
+        ranks = Ranks.of_training()
+        options = dataclasses.replace(options, ranks=ranks)
+        if options.function:
+            raise UsageError(
+                "function=True multiplies matrices that lie at several processes: analyse a saved checkpoint, or give "
+                "a full state dict"
+            )
     settings = resolved(options, checkpoint.opening)
     checkpoint, balanced = with_function(checkpoint, settings)
     selected, skipped = select(checkpoint, settings)

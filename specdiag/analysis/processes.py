@@ -36,6 +36,10 @@ class RankLost(ComputationError):
     """Another process has ended, or cannot be reached."""
 
 
+class RankFailed(ComputationError):
+    """Another process could not do its part."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ranks:
     """This process among those that share the work.
@@ -71,6 +75,15 @@ class Ranks:
             raise RankLost(f"the processes of torchrun did not meet: {reason}") from error
         atexit.register(dist.destroy_process_group)  # its threads would abort the interpreter's end
         return cls(*(int(os.environ[name]) for name in names[:4]))
+
+    @classmethod
+    def of_training(cls) -> Ranks:
+        """Take the processes of torch.distributed, in which a model is trained."""
+        import torch.distributed as dist
+
+        rank, size = dist.get_rank(), dist.get_world_size()
+        local_size = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+        return cls(rank, size, int(os.environ.get("LOCAL_RANK", rank % local_size)), local_size)
 
     def own_part(self, work: Sequence[T], costs: Sequence[float]) -> list[T]:
         """Choose the work of this process: the longest goes first, each to the process that has least to do yet.
@@ -142,12 +155,14 @@ class PartialResult(NamedTuple):
         finished: rows and eigenvalues by key.
         n_cached: matrices whose numbers an earlier analysis had kept.
         device_difference: largest relative difference of an upper eigenvalue between accelerator and CPU.
+        failure: sentence about what ended the work of this process early; None where nothing did.
     """
 
     work_digest: str
     finished: Rows
     n_cached: int
     device_difference: float | None
+    failure: str | None = None
 
     @staticmethod
     def digest_of(source: Source, settings: Settings, left: Iterable[str]) -> str:
@@ -169,9 +184,13 @@ class PartialResult(NamedTuple):
 
         Raises:
             RankLost: another process has ended.
+            RankFailed: another process, or this one, could not do its part.
             ComputationError: they were not measuring the same.
         """
         results = ranks.exchange(self)
+        failed = next((rank for rank, result in enumerate(results) if result.failure is not None), None)
+        if failed is not None:
+            raise RankFailed(f"process {failed} failed: {results[failed].failure}")
         if len({result.work_digest for result in results}) > 1:
             raise ComputationError(
                 "the processes do not see the same checkpoint or partial reports: give all of them one shared folder"

@@ -11,7 +11,7 @@ from specdiag.analysis.cache import Results
 from specdiag.analysis.cost import flops
 from specdiag.analysis.cost import memory as need
 from specdiag.analysis.options import AnalysisOptions
-from specdiag.analysis.processes import PartialResult, RankLost, Rows
+from specdiag.analysis.processes import PartialResult, RankFailed, RankLost, Rows
 from specdiag.analysis.workers import Kind, Result, affordable_workers, needs_torch, on_accelerator, on_cpu, units
 from specdiag.checkpoint.tensors import WeightMatrix
 from specdiag.records import Settings, Source
@@ -77,7 +77,9 @@ def run(
     ranks = options.ranks
     work = units(left)
     if ranks is not None:
-        work = ranks.own_part(work, [sum(flops(m, settings) for m in unit.matrices) for unit in work])
+        anybodys = [unit for unit in work if unit.tensor.owner is None]
+        mine = ranks.own_part(anybodys, [sum(flops(m, settings) for m in unit.matrices) for unit in anybodys])
+        work = [unit for unit in work if unit.tensor.owner == ranks.rank] + mine
     alike = 1 if ranks is None else ranks.local_size
     jobs = jobs_within(
         room(torch=needs_torch(work, settings)),
@@ -92,6 +94,9 @@ def run(
         if settings.device == "cpu"
         else on_accelerator(work, settings, workers, differences, kept)
     )
+    division = next((unit.tensor.division for unit in work if unit.tensor.division is not None), None)
+    if division is not None:
+        division.together = False
     digest = PartialResult.digest_of(source, settings, (m.key for m in left))
     finished: Rows = {}
     cause: BaseException | None = None
@@ -103,12 +108,15 @@ def run(
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - returned, and raised with what was measured
         cause = error
     n_cached = 0 if kept is None else kept.n_found
-    result = PartialResult(digest, finished, n_cached, max(differences.values(), default=None))
-    if ranks is not None and cause is None:
+    failure = None if cause is None else str(cause) or type(cause).__name__
+    result = PartialResult(digest, finished, n_cached, max(differences.values(), default=None), failure)
+    if ranks is not None and not isinstance(cause, KeyboardInterrupt):
         try:
             result = result.with_others(ranks)
-        except (KeyboardInterrupt, RankLost, MemoryError, OSError) as error:
-            cause = error
+        except (KeyboardInterrupt, RankFailed, RankLost, MemoryError, OSError) as error:
+            cause = cause or error
+    if division is not None:
+        division.together = True
     return Outcome(result, workers, cause)
 
 

@@ -12,7 +12,6 @@ from specdiag.checkpoint.tensors import Checkpoint
 from specdiag.errors import SourceError, UsageError
 from specdiag.report import is_report
 from specdiag.text import checks
-from specdiag.text.counts import counted
 
 if TYPE_CHECKING:
     import torch
@@ -100,19 +99,7 @@ def _open_memory(source: object, opening: Opening) -> Checkpoint:
             )
         if strange := [name for name in state if not isinstance(name, str)]:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise UsageError(f"a state dict maps names to tensors; {checks.shown(strange[0])} is no name")
-        _require_whole(state)
         return from_state_dict(cast("Mapping[str, torch.Tensor]", state), role_map=role_map, experts=experts, seed=seed)
     if not isinstance(source, torch.nn.Module):
         raise UsageError(f"cannot analyse a {type(source).__name__}: give a path, a hub id, a model or a state dict")
-    _require_whole(dict(source.named_parameters()))
     return from_model(source, role_map=role_map, experts=experts, seed=seed)
-
-
-def _require_whole(tensors: Mapping[str, object]) -> None:
-    """Raise UsageError where this process holds only its part of a tensor, as after `fully_shard`."""
-    if parts := [name for name, tensor in tensors.items() if hasattr(tensor, "full_tensor")]:
-        raise UsageError(
-            f"{parts[0]} is shared out over several processes, with {len(parts) - 1} more of "
-            f"{counted(len(tensors), 'tensor')}: give the state dict of get_model_state_dict(model, "
-            "options=StateDictOptions(full_state_dict=True, cpu_offload=True)), or full_tensor() of each"
-        )

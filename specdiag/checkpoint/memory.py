@@ -14,6 +14,7 @@ from specdiag.checkpoint.adapters.adapter import read_adapter
 from specdiag.checkpoint.adapters.config import AdapterConfig
 from specdiag.checkpoint.adapters.defects import find_defects
 from specdiag.checkpoint.adapters.rows import update_rows
+from specdiag.checkpoint.divided import gathered
 from specdiag.checkpoint.inventory import Sorting, sort_tensors
 from specdiag.checkpoint.long_names import leave_out_long
 from specdiag.checkpoint.quantised.dequantise import dequantise
@@ -36,6 +37,8 @@ def from_state_dict(
     adapters: Mapping[str | None, AdapterConfig] | None = None,
 ) -> Checkpoint:
     """Make a checkpoint of tensors in memory, on any device. Values are copied when a matrix is loaded.
+
+    Tensors that are divided among processes (DTensor) are put together now, each at one of them: collective.
 
     Args:
         tensors: names and tensors; entries that are no tensors are left out.
@@ -60,7 +63,7 @@ def from_state_dict(
         [('q', (8, 8))]
     """
     # A state dict may hold anything at run time: modules add their extra state to it.
-    named_tensors, left_notes = plain_tensors(cast("Mapping[object, object]", tensors), location)
+    named_tensors, left_notes = plain_tensors(gathered(cast("Mapping[object, object]", tensors)), location)
     stored, notes = unwrap(leave_out_long(list_tensors(named_tensors, location)), location)
     settings = dict(config or {})
     stored, dequantised = dequantise(stored, settings)
@@ -78,7 +81,8 @@ def from_model(
 ) -> Checkpoint:
     """Make a checkpoint of a live model, with the names of its `state_dict()`.
 
-    Its values are read when a matrix is loaded: load after an optimizer step and you see that step.
+    Its values are read when a matrix is loaded: load after an optimizer step and you see that step, but where
+    the model is divided among processes (FSDP2, tensor parallelism).
 
     Args:
         model: any module. `model.config` serves as config.json where it has a `to_dict`, and `model.peft_config` as the
@@ -97,7 +101,7 @@ def from_model(
     adapters = getattr(model, "peft_config", None)
     configs = cast("Table", adapters) if isinstance(adapters, dict) else {}
     return from_state_dict(
-        model.state_dict(),
+        model.state_dict(keep_vars=True),
         config=_settings(getattr(model, "config", None)),
         role_map=role_map,
         experts=experts,

@@ -72,6 +72,18 @@ class Rounding:
         return float(np.mean(np.square(steps)) / 12 / square) ** 0.5
 
 
+@dataclass(slots=True)
+class Division:
+    """A model in memory that is divided among processes, each tensor put together at one of them.
+
+    Attributes:
+        together: True while all processes read the same tensors in the same order, so that a read gives the values to
+            all of them; False while each measures its own.
+    """
+
+    together: bool = True
+
+
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
     """A tensor of a checkpoint, listed from a header and not yet read.
@@ -93,6 +105,8 @@ class StoredTensor:
         parametrized: whether `read` computes it from other tensors, such as those of a weight norm.
         scratch: bytes that `read` takes beside what it reads and gives, where that is much.
         products: multiplications that `read` takes, where it multiplies matrices.
+        owner: rank of the process that holds it, of a model that is divided among processes; None for all.
+        division: of that model.
     """
 
     name: str
@@ -109,6 +123,8 @@ class StoredTensor:
     parametrized: bool = False
     scratch: int = 0
     products: float = 0.0
+    owner: int | None = None
+    division: Division | None = None
 
     @property
     def values_dtype(self) -> str:

@@ -11,6 +11,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from specdiag.checkpoint.divided import Owned
 from specdiag.checkpoint.file_map import FileMap
 from specdiag.checkpoint.repeats import Repeats
 from specdiag.checkpoint.tensors import StoredTensor
@@ -81,9 +82,9 @@ def list_tensors(tensors: Mapping[str, torch.Tensor], label: str, mapped: FileMa
     Returns:
         The stored tensors; those whose values cannot be read name the reason in their type or `reason`.
     """
-    detached = [(name, t if isinstance(t, Unread) else t.detach(), _oddity(t)) for name, t in tensors.items()]
+    detached = [(name, t if isinstance(t, Unread | Owned) else t.detach(), _oddity(t)) for name, t in tensors.items()]
     repeats = Repeats()
-    repeats.hold(tensor for _, tensor, oddity in detached if oddity is None)
+    repeats.hold(tensor for _, tensor, oddity in detached if oddity is None and not isinstance(tensor, Owned))
     return [_stored(name, tensor, oddity, label, mapped, repeats) for name, tensor, oddity in detached]
 
 
@@ -111,6 +112,12 @@ def _stored(
     name: str, tensor: torch.Tensor, oddity: str | None, label: str, mapped: FileMap | None, repeats: Repeats
 ) -> StoredTensor:
     shape = _shape(tensor)
+    if isinstance(tensor, Owned):
+        return StoredTensor(
+            name, shape, spelled_type(tensor.dtype), math.prod(shape) * tensor.element_size(), label,
+            partial(_read_owned, name, tensor, label), storage=id(tensor), owner=tensor.owner,
+            division=tensor.division,
+        )  # fmt: skip
     return StoredTensor(
         name=name,
         shape=shape,
@@ -133,6 +140,8 @@ def _oddity(tensor: torch.Tensor) -> str | None:
     """Say why its values cannot be read like those of an array; None where they can."""
     if isinstance(tensor, Unread):
         return tensor.oddity
+    if isinstance(tensor, Owned):
+        return None
     if tensor.is_nested:
         return "nested: its rows have different lengths"
     if tensor.dim() > _AXES:
@@ -158,6 +167,10 @@ def _fits(tensor: torch.Tensor) -> bool:
 
 def _storage(tensor: torch.Tensor) -> Hashable:
     return (tensor.device, tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+
+
+def _read_owned(name: str, tensor: Owned, label: str, index: int | None = None) -> RawArray:
+    return _read(name, tensor.present(name, index), label, None)
 
 
 def _read(name: str, tensor: torch.Tensor, label: str, mapped: FileMap | None, index: int | None = None) -> RawArray:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from two_ranks import run_two_ranks
+from several_ranks import run_ranks
 
 WORKER = """
 import json, sys
@@ -120,7 +120,7 @@ dist.destroy_process_group()
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    run_two_ranks(WORKER, folder)
+    run_ranks(WORKER, folder)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from live_models import Decoder, Q, train, weights
 from live_optimizers import adamw
+from several_ranks import run_ranks
 from torch import nn
-from two_ranks import run_two_ranks
 
 from specdiag import UsageError
 from specdiag.dynamics.norm_log import load_norm_log
@@ -349,7 +349,7 @@ dist.destroy_process_group()
 
 
 def test_of_two_ranks_the_first_one_writes(tmp_path):
-    run_two_ranks(WORKER, tmp_path)
+    run_ranks(WORKER, tmp_path)
     log = load_norm_log(tmp_path / "0")
     assert [s for s, _ in log.series("frobenius_norm")[Q]] == [0, 2, 4]
     assert not (tmp_path / "1").exists()

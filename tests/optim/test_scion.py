@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from live_models import Decoder, Q, train, weights
-from two_ranks import run_two_ranks
+from several_ranks import run_ranks
 
 from specdiag import UsageError
 from specdiag.decay import schedules
@@ -330,7 +330,7 @@ dist.destroy_process_group()
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    run_two_ranks(WORKER, folder)
+    run_ranks(WORKER, folder)
     return lambda name: [torch.load(folder / f"{name}{rank}.pt") for rank in range(2)]
 
 

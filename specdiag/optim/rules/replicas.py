@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -14,6 +14,7 @@ from torch import nn
 from specdiag.errors import UsageError
 from specdiag.live.matrices import LiveMatrix
 from specdiag.spectra.live_alpha import Basis, exponents
+from specdiag.system.gathering import gather, is_sharded
 
 
 class Replicas:
@@ -58,7 +59,7 @@ class Replicas:
         for members, cuts in zip(rounds, self.cuts(rounds), strict=True):
             waiting |= cuts
             # A gathered tensor is a copy: it is measured and freed before the next. Views can wait for one batch.
-            if any(_is_sharded(self._matrices[i].parameter) for i in members):
+            if any(is_sharded(self._matrices[i].parameter) for i in members):
                 mine |= _flush(waiting, basis)
         mine |= _flush(waiting, basis)
         return self.shared(rounds, mine)
@@ -72,15 +73,16 @@ class Replicas:
         Yields:
             For each round the matrices of this rank, by index.
         """
-        parameter, whole = None, torch.empty(0)
         for members in rounds:
-            own: dict[int, torch.Tensor] = {}
+            owners: dict[nn.Parameter, list[int]] = {}
             for rank, index in enumerate(members):
-                matrix = self._matrices[index]
-                if matrix.parameter is not parameter:
-                    parameter, whole = matrix.parameter, _gather(matrix.parameter)
-                if rank == self._rank:
-                    own[index] = matrix.cut(whole)
+                owners.setdefault(self._matrices[index].parameter, []).append(rank)
+            own: dict[int, torch.Tensor] = {}
+            for parameter, ranks in owners.items():
+                whole = gather(parameter, [self._global(rank) for rank in ranks])
+                if whole is not None and self._rank in ranks:
+                    index = members[self._rank]
+                    own[index] = self._matrices[index].cut(whole)
             yield own
 
     def shared(self, rounds: Sequence[Sequence[int]], mine: dict[int, float | None]) -> dict[int, float | None]:
@@ -103,6 +105,9 @@ class Replicas:
         dist.all_reduce(vector, group=self._group)
         return {i: None if math.isinf(value) else value for i, value in zip(order, vector.tolist(), strict=True)}
 
+    def _global(self, rank: int) -> int:
+        return rank if self._group is None else dist.get_global_rank(self._group, rank)
+
     def _check_alike(self) -> None:
         names = repr([(m.key, tuple(m.parameter.shape)) for m in self._matrices])
         code = zlib.crc32(names.encode())
@@ -120,12 +125,3 @@ def _flush(waiting: dict[int, torch.Tensor], basis: Basis) -> dict[int, float | 
     measured = dict(zip(waiting, exponents(list(waiting.values()), basis), strict=True))
     waiting.clear()
     return measured
-
-
-def _is_sharded(parameter: nn.Parameter) -> bool:
-    return hasattr(parameter, "full_tensor")
-
-
-def _gather(parameter: nn.Parameter) -> torch.Tensor:
-    """Return the whole tensor. Collective where it is a DTensor."""
-    return cast("Any", parameter).full_tensor() if _is_sharded(parameter) else parameter

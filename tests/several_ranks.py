@@ -1,4 +1,4 @@
-"""Two processes of torch.distributed on this machine."""
+"""Processes of torch.distributed on this machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 
-def run_two_ranks(code: str, folder: Path) -> None:
+def run_ranks(code: str, folder: Path, n: int = 2) -> None:
     """Run a script once for each rank, with the folder as its argument; it can import what lies beside this file."""
     script = folder / "worker.py"
     script.write_text(code)
@@ -17,9 +17,9 @@ def run_two_ranks(code: str, folder: Path) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "PYTHONPATH": path}
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(n), "PYTHONPATH": path}
     running = [
         subprocess.Popen([sys.executable, script, folder], env=os.environ | shared | {"RANK": str(rank)})
-        for rank in range(2)
+        for rank in range(n)
     ]
-    assert [process.wait(timeout=120) for process in running] == [0, 0]
+    assert [process.wait(timeout=120) for process in running] == [0] * n
