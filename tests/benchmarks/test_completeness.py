@@ -41,7 +41,7 @@ def test_no_complete_model_of_the_zoo_fails():
     assert RESULTS["compared"] + len(RESULTS["not_compared"]) == RESULTS["built"]
 
 
-@pytest.mark.parametrize("name", ["completeness.py", "audit_faults.py"])
+@pytest.mark.parametrize("name", ["completeness.py", "audit_faults.py", "forward_pass.py"])
 def test_the_page_shows_what_was_measured(name):
     done = benchmark(name, "--docs", "--check")
     assert done.returncode == 0, done.stderr
