@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from specdiag.kinship.records import Lineage
     from specdiag.rates.plan import RateEntry, RatePlan, load_rates
     from specdiag.rates.recommend_rates import recommend_rates
+    from specdiag.rates.sparsities import sparsities
     from specdiag.records import ModuleRecord, ModuleRole, Settings, Source
     from specdiag.reference.build import build_reference
     from specdiag.reference.ranges import ReferenceRanges, load_reference
@@ -85,6 +86,7 @@ _HOMES = {
     "RatePlan": "rates.plan",
     "load_rates": "rates.plan",
     "recommend_rates": "rates.recommend_rates",
+    "sparsities": "rates.sparsities",
     "ReferenceRanges": "reference.ranges",
     "build_reference": "reference.build",
     "load_reference": "reference.ranges",
@@ -154,6 +156,7 @@ __all__ = [
     "recommend_rates",
     "roles",
     "simulate",
+    "sparsities",
     "trajectory",
     "verify",
     "watch",

@@ -40,14 +40,19 @@ def rate_ratios(
     Returns:
         The ratios in the order of `values`, then those of what is not measured.
     """
-    known = values if per == "module" else _block_means(values, blocks)
+    known = values if per == "module" else block_means(values, blocks)
     ratios = [*linear(known, s1, s2), *(s2 for _ in range(unmeasured))]
     mean = fmean(ratios, counts) if preserve_mean and ratios else 1.0
     return [ratio / mean for ratio in ratios] if mean > 0 else ratios
 
 
-def _block_means(values: Values, blocks: Sequence[Hashable]) -> list[float | None]:
-    """Replace each exponent by the mean of its block; outside of blocks it stays."""
+def block_means(values: Values, blocks: Sequence[Hashable]) -> list[float | None]:
+    """Replace each exponent by the mean of its block; outside of blocks it stays.
+
+    Args:
+        values: exponent of each Parameter; None where there is none.
+        blocks: its component and block; None outside of blocks.
+    """
     members: dict[Hashable, list[float]] = defaultdict(list)
     for value, block in zip(values, blocks, strict=True):
         members[block] += finite([value])
