@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 
-from specdiag.auditing.thresholds import Check, Need, changeable
+from specdiag.auditing.thresholds import Check, Need, changeable, no_such_check
 from specdiag.auditing.wording import limit
 from specdiag.errors import UsageError
-from specdiag.files import shortened
 
 _SEVERITIES = {"fail": "a failure", "warn": "a warning", "info": "information"}
 _NEEDS: dict[Need, str] = {
@@ -40,9 +38,7 @@ def explain(name: str, checks: Mapping[str, Check]) -> list[str]:
         UsageError: there is no such check; the message has the nearest names.
     """
     if name not in checks:
-        near = get_close_matches(name, checks, 3, 0.5)
-        advice = f"the nearest are {', '.join(near)}" if near else f"the checks are {', '.join(checks)}"
-        raise UsageError(f"there is no check '{shortened(name, 60)}'; {advice}")
+        raise UsageError(no_such_check(name, checks))
     check = checks[name]
     state = "" if check.enabled else " It is switched off."
     return [

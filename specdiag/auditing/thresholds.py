@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
 from typing import Literal, NamedTuple, cast
@@ -119,11 +120,21 @@ def load_checks(overrides: str | os.PathLike[str] | Mapping[str, object] | None 
     checks = dict(default_checks())
     for name, table in tables.items():
         if name not in checks:
-            raise UsageError(
-                f"{origin}: there is no check '{shortened(str(name), 60)}'; the checks are {', '.join(checks)}"
-            )
+            raise UsageError(f"{origin}: {no_such_check(str(name), checks)}")
         checks[name] = _changed(checks[name], table, origin)
     return checks
+
+
+def no_such_check(name: str, checks: Iterable[str]) -> str:
+    """Say that there is no check of a name, with the nearest names.
+
+    Args:
+        name: as it was given.
+        checks: ids of all checks.
+    """
+    near = get_close_matches(name, checks := list(checks), 3, 0.5)
+    advice = f"the nearest are {', '.join(near)}" if near else f"the checks are {', '.join(checks)}"
+    return f"there is no check '{shortened(name, 60)}'; {advice}"
 
 
 def findings(observations: Iterable[Observation], checks: Mapping[str, Check]) -> Iterator[Finding]:

@@ -19,6 +19,7 @@ from specdiag.checkpoint.checksums import Checksums, differs
 from specdiag.checkpoint.file_map import FileMap
 from specdiag.checkpoint.plain_values import read_range
 from specdiag.checkpoint.torch_rebuild import itemsize
+from specdiag.errors import ComputationError
 
 _HEADER = struct.Struct("<4s22xHH")
 """Header of a member: its signature, and how long its name and extra field are."""
@@ -103,6 +104,9 @@ class MappedFile:
             begin: offset of the first byte.
             n_bytes: how many.
             dtype: of their values.
+
+        Raises:
+            ComputationError: the file cannot be mapped into memory.
         """
         if n_bytes == 0:
             return torch.UntypedStorage(0)
@@ -110,7 +114,10 @@ class MappedFile:
             return self._copied(begin, n_bytes, dtype)
         if self._whole is None:
             size = self._path.stat().st_size
-            self._whole = cast("torch.UntypedStorage", torch.UntypedStorage.from_file(str(self._path), False, size))
+            try:
+                self._whole = cast("torch.UntypedStorage", torch.UntypedStorage.from_file(str(self._path), False, size))
+            except RuntimeError as error:  # the file is there, and torch has no class for a full memory
+                raise ComputationError(f"{error}: give more memory, or save the weights as safetensors") from error
         return self._whole[begin : begin + n_bytes]
 
     def _copied(self, begin: int, n_bytes: int, dtype: torch.dtype) -> torch.UntypedStorage:

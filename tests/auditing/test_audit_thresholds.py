@@ -35,7 +35,8 @@ def test_overrides(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[nonsense]\nthreshold = 1", "there is no check 'nonsense'; the checks are nonfinite, saturated"),
+        ("[xyzzy]\nthreshold = 1", "there is no check 'xyzzy'; the checks are nonfinite, saturated"),
+        ("[nonfinit]\nthreshold = 1", "there is no check 'nonfinit'; the nearest are nonfinite"),
         ("[rank]\nlimit = 1", "'rank' has no 'limit' to change; it has threshold, severity, enabled"),
         ("[zero]\nthreshold = 1", "'zero' has no 'threshold' to change; it has severity, enabled"),
         ("[rank]\nat_least = 1", "'rank' has no 'at_least' to change"),

@@ -12,7 +12,7 @@ from command import python
 
 from specdiag.checkpoint.memory import from_state_dict
 from specdiag.checkpoint.reader import open_checkpoint
-from specdiag.errors import SourceError
+from specdiag.errors import ComputationError, SourceError
 
 QUERY = "layers.0.self_attn.q_proj.weight"
 ZIPPED = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
@@ -139,3 +139,16 @@ def test_note_on_updates_beside_the_weights_that_they_change() -> None:
     assert notes[0] == "1 of the rows are updates s B A of weights that lie in the same file."
     alone = from_state_dict({name: tensor for name, tensor in held.items() if name != QUERY}).notes
     assert alone[0].startswith("The rows are an adapter's updates")
+
+
+def test_file_that_memory_has_no_room_to_map_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save({"w": torch.zeros(64, 64)}, tmp_path / "model.pt")
+
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("unable to mmap 58738997 bytes from file </model.pt>: Cannot allocate memory (12)")
+
+    monkeypatch.setattr(torch.UntypedStorage, "from_file", full)
+    with pytest.raises(ComputationError, match="Cannot allocate memory"):
+        open_checkpoint(tmp_path / "model.pt")
