@@ -87,6 +87,13 @@ def test_inputs_are_words_and_never_a_script(runner):
     assert not (runner / "evil").exists()
 
 
+@pytest.mark.parametrize("end", ["\n", "\r"])
+def test_a_path_cannot_set_another_output(runner, end):
+    done, output = step(runner, "audit", sources="failed model.json", out=f"a.json{end}exit-code=0")
+    assert (done.returncode, output) == (2, {})
+    assert "'out' has a line break" in done.stdout
+
+
 def test_the_first_step_installs_the_checked_out_action(runner):
     (install,) = (each["run"] for each in ACTION["runs"]["steps"] if each["name"] == "install")
     programs = runner / "bin"
