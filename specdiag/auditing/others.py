@@ -48,8 +48,8 @@ def read_others(tensors: Sequence[StoredTensor]) -> Iterator[Observation]:
         tensors: as `others` found them; each is read once.
 
     Yields:
-        Counts of values that are not finite, saturated, or negative variances; tensors that could not be read; norms
-        whose gains are zero in every layer.
+        Counts of values that are not finite, saturated, or negative variances; tensors that could not be read; the
+        largest gain of each norm; norms whose gains are zero in every layer.
     """
     gains: dict[str, set[bool]] = {}
     for tensor in tensors:
@@ -67,6 +67,8 @@ def read_others(tensors: Sequence[StoredTensor]) -> Iterator[Observation]:
             widened = FLOAT_TYPES[tensor.values_dtype].widen(stored, np.dtype(np.float64))
             yield Observation("negative_variance", tensor.name, int(np.count_nonzero(widened < 0)))
         if _GAIN.fullmatch(tensor.name):
+            if not values.n_saturated:
+                yield Observation("large", tensor.name, values.largest)
             gains.setdefault(numbered(tensor.name), set()).add(values.largest == 0 and not values.n_nonfinite)
     dead = [name for name, zero in gains.items() if zero == {True}]
     yield from (Observation("zero_gains", name.replace("#", "*"), "all zero") for name in dead)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 
 from specdiag.auditing.subject import Subject
 from specdiag.auditing.thresholds import Observation
 from specdiag.report import SpectralReport
+from specdiag.text.counts import counted
 
 _SHARD = re.compile(r"(?P<stem>.*[-_])\d+-of-(?P<total>\d+)(?P<suffix>\.\w+)")
 _NOTES = tuple(
@@ -20,6 +22,7 @@ _NOTES = tuple(
     )
 )
 """Remarks that reading a checkpoint leaves, and what each observes."""
+_SIZE = re.compile(r"(?P<index>\S+) (?P<what>states \S+ bytes, and its shards hold \d+)\.", re.DOTALL)
 _PART = re.compile(r"Read \d+ shards? of a larger set, without .*", re.DOTALL)
 
 
@@ -36,6 +39,8 @@ def extra(subject: Subject) -> Iterator[Observation]:
             if match := pattern.fullmatch(note):
                 yield Observation(check, match["names"], value.format(match["index"]))
                 unlisted |= set(match["names"].split(", ")) if check == "index_part" else set()
+        if match := _SIZE.fullmatch(note):
+            yield Observation("index_size", match["index"], match["what"])
     if _one_of(report) is not None:
         return
     kinds = {match.group("stem", "suffix") for name in report.source.files if (match := _SHARD.fullmatch(name))}
@@ -43,6 +48,39 @@ def extra(subject: Subject) -> Iterator[Observation]:
         match = _SHARD.fullmatch(name)
         if match is not None and match.group("stem", "suffix") in kinds and name not in unlisted:
             yield Observation("extra_shard", name, "no part of the model that was read")
+
+
+def types(subject: Subject) -> Iterator[Observation]:
+    """Find shards of another type than the others: each of one type alone, and a role in several types.
+
+    Args:
+        subject: the subject of the audit.
+    """
+    kinds: dict[str, set[str]] = {}
+    roles: dict[tuple[str | None, str], set[str]] = {}
+    for record in subject.report:
+        file = subject.files.get(record.name)
+        if record.layer is not None and file is not None and _SHARD.fullmatch(file) and not record.dequantized:
+            kinds.setdefault(file, set()).add(record.storage_dtype)
+            roles.setdefault((record.part, record.role), set()).add(record.storage_dtype)
+    if any(len(found) > 1 for found in kinds.values()) or all(len(found) < 2 for found in roles.values()):
+        return
+    counts = Counter(dtype for (dtype,) in kinds.values())
+    usual = counts.most_common(1)[0][0]
+    for file, (dtype,) in kinds.items():
+        if dtype != usual:
+            yield Observation("shard_types", file, f"{dtype}, where {counted(counts[usual], 'shard')} hold {usual}")
+
+
+def not_checked(subject: Subject) -> dict[str, str]:
+    """List the checks of this file that cannot run, with the reason.
+
+    Args:
+        subject: the subject of the audit.
+    """
+    if subject.is_checkpoint:
+        return {}
+    return {"shard_types": "a report does not say which shard holds a matrix: audit the checkpoint"}
 
 
 def partial(report: SpectralReport) -> str | None:

@@ -75,6 +75,24 @@ def few_norms(subject: Subject) -> Iterator[Observation]:
             yield Observation("norms_differ", r.key, math.exp(gap))
 
 
+def sizes(subject: Subject) -> Iterator[Observation]:
+    """Find matrices that are far larger than those of networks whose numbers stay within their types.
+
+    Where values are saturated, `saturated` tells it.
+
+    Args:
+        subject: the subject of the audit.
+
+    Yields:
+        The spectral norm of each: of every matrix for `huge`, of those of layers for `large`.
+    """
+    for r in subject.report:
+        if r.spectral_norm and not r.n_saturated and not subject.is_of_base(r):
+            yield Observation("huge", r.key, r.spectral_norm)
+            if r.layer is not None:
+                yield Observation("large", r.key, r.spectral_norm)
+
+
 def random(subject: Subject) -> Iterator[Observation]:
     """Find matrices whose spectrum is that of noise.
 

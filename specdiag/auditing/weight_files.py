@@ -20,9 +20,9 @@ def weight_files(checkpoint: Checkpoint) -> dict[str, str]:
         checkpoint: listed, its values not read.
 
     Returns:
-        The files by name. Weight files that were not read are there under their own names.
+        The files by name. Weight files are there under their own names.
     """
-    files = {name: name for name in checkpoint.source.ignored}
+    files = {name: name for name in (*checkpoint.source.files, *checkpoint.source.ignored)}
     places: dict[str, str | None] = {}
     tensors: Sequence[tuple[str, StoredTensor]] = [
         *((t.name, t) for t in checkpoint.stored or ()),

@@ -9,7 +9,7 @@ import msgspec
 
 from specdiag.checkpoint.distributed.folders import parts_beside
 from specdiag.checkpoint.distributed.slices import join_slices
-from specdiag.checkpoint.file_notes import index_notes, metadata_notes, projector_notes, shard_notes
+from specdiag.checkpoint.file_notes import index_notes, metadata_notes, projector_notes, shard_notes, size_notes
 from specdiag.checkpoint.file_selection import ModelFiles, choose, holds_files
 from specdiag.checkpoint.folder import Folder
 from specdiag.checkpoint.layouts.find import Found, distributed_folder, find_layout
@@ -74,6 +74,7 @@ def read_contents(folder: Folder, pick: str | None, part: str | None = None) -> 
         pick = distributed_folder(folder.names, pick, folder.source.location, read) or pick
     model = choose(folder.names, pick, folder.source.location, folder.files.broken, folder.files.is_torch)
     weight_map: dict[str, str] = {}
+    content: Table = {}
     notes: list[str] = []
     if model.index is not None:
         data = read(model.index)
@@ -84,6 +85,8 @@ def read_contents(folder: Folder, pick: str | None, part: str | None = None) -> 
     require_files(files, folder, model.name)
     folder.files.fetch([*files, *(name for file in files for name in parts_beside(file, folder.names))])
     contents = _in_files(folder, model, files, weight_map, part)
+    if model.index is not None:
+        notes += size_notes(model.index, content, contents.tensors)
     return replace(contents, notes=(*notes, *contents.notes))
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
 
 from specdiag.checkpoint.file_selection import ModelFiles
 from specdiag.checkpoint.shard_sets import missing_shards, set_of
+from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.checkpoint.weight_names import SHARD, base_name
 from specdiag.text.counts import counted
 from specdiag.text.names import listed
@@ -71,6 +73,26 @@ def metadata_notes(index: str, content: Mapping[str, object]) -> list[str]:
     if isinstance(metadata, Mapping):
         return []
     return [f"{index} has no {'metadata' if metadata is None else 'dictionary as its metadata'}."]
+
+
+def size_notes(index: str, content: Mapping[str, object], tensors: Sequence[StoredTensor]) -> list[str]:
+    """Remark that an index states another size than its shards have. Weights in codes are not added up.
+
+    Args:
+        index: name of the index file.
+        content: of that file.
+        tensors: what the shards hold.
+
+    Returns:
+        One note, or none.
+    """
+    metadata = content.get("metadata")
+    stated = cast("Mapping[str, object]", metadata).get("total_size") if isinstance(metadata, Mapping) else None
+    if not isinstance(stated, int | float) or any(t.rounding is not None or t.parametrized for t in tensors):
+        return []
+    once = {tensor.name if tensor.storage is None else tensor.storage: tensor.nbytes for tensor in tensors}
+    sizes = (sum(tensor.nbytes for tensor in tensors), sum(once.values()))
+    return [] if stated in sizes else [f"{index} states {stated} bytes, and its shards hold {sizes[0]}."]
 
 
 def projector_notes(model: ModelFiles, names: Iterable[str]) -> list[str]:

@@ -181,8 +181,10 @@ def _asking(repo: str, revision: str | None, *, maybe_path: bool) -> Generator[N
         except HfHubHTTPError:
             raise
         except transport_errors() as error:
+            absent = f"there is no path '{repo}', and " if maybe_path else ""
             raise SourceError(
-                f"{constants.ENDPOINT} cannot be reached to list {repo} ({type(error).__name__}): check the connection"
+                f"{absent}{constants.ENDPOINT} cannot be reached to list {repo} ({type(error).__name__}): "
+                f"check the {'spelling and the ' if maybe_path else ''}connection"
             ) from error
 
 

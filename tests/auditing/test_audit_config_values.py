@@ -36,6 +36,8 @@ def seen(config: dict) -> list[tuple[str, str]]:
         ({"a": [{"b": float("inf")}]}, "config_value", "a.b is inf"),
         ({"logits_scaling": 0.0}, "config_value", "logits_scaling is 0, expected above 0"),
         ({"final_logit_softcapping": 0}, "config_value", "final_logit_softcapping is 0, expected above 0"),
+        ({"logit_scale": 0.0}, "config_value", "logit_scale is 0, expected above 0"),
+        ({"embedding_multiplier": -1}, "config_value", "embedding_multiplier is -1, expected above 0"),
         ({"attention_dropout": 1.5}, "config_doubt", "attention_dropout is 1.5, expected from 0 to 1"),
         ({"scale": 10**400}, "config_value", "scale is inf"),
     ],

@@ -62,3 +62,15 @@ def test_integers_under_the_name_of_a_weight_are_not_passed_over(tmp_path, dtype
     assert checks == {("unread", key)}
     mask = llama() | {"model.layers.2.self_attn.causal_mask": np.tril(np.ones((64, 64), dtype))}
     assert not found(specdiag.audit(save(tmp_path / "mask", mask), device="cpu"))
+
+
+@pytest.mark.parametrize(("dtype", "factor", "checks"), [("f4", 1e25, {"huge", "large"}), ("f2", 6e4, {"large"})])
+def test_matrices_and_gains_beyond_what_types_hold(tmp_path, dtype, factor, checks):
+    down = [name(layer, "mlp.down_proj") for layer in range(LAYERS)]
+    state = {key: v.astype(dtype) for key, v in llama().items()}
+    big = state | {key: np.sign(state[key]) * np.asarray(factor, dtype) for key in down}
+    audit = specdiag.audit(save(tmp_path / "down", big), device="cpu")
+    assert {pair for pair in found(audit) if pair[0] in ("huge", "large")} == {(c, key) for c in checks for key in down}
+    assert audit.verdict == ("fail" if "huge" in checks else "warn")
+    gains = state | {key: np.full_like(state[key], min(factor, 6e4)) for key in GAINS}
+    assert found(specdiag.audit(save(tmp_path / "gains", gains), device="cpu")) == {("large", key) for key in GAINS}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from audited_models import CONFIG, found, llama, name
 from models import PLACES, write_checkpoint
@@ -12,7 +14,8 @@ from models import PLACES, write_checkpoint
 import specdiag
 from specdiag.errors import SourceError
 
-CHECKS = ("index_part", "ghost", "extra_shard", "unlisted")
+CHECKS = ("index_part", "ghost", "extra_shard", "unlisted", "index_size", "shard_types")
+INDEX = "model.safetensors.index.json"
 SECOND = "model-00002-of-00003.safetensors"
 
 
@@ -26,7 +29,7 @@ def sharded(folder: Path, total: int = 3) -> dict[str, str]:
 
 
 def write_index(folder: Path, places: dict[str, str]) -> Path:
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": places}))
     return folder
 
 
@@ -108,3 +111,45 @@ def test_an_index_of_a_large_count_names_nine(tmp_path):
     ((check, names),) = of_the_index(specdiag.audit(tmp_path, device="cpu"))
     assert check == "index_part"
     assert len(names) < 400
+
+
+def layered(folder: Path, dtypes: dict[str, np.dtype]) -> Path:
+    """Write shards of three layers each, with the types that some are cast to."""
+    state = llama(0)
+    layers = {key: int(match[1]) if (match := re.search(r"layers\.(\d+)", key)) else 0 for key in state}
+    places = {key: f"model-{min(layer // 3, 2) + 1:05}-of-00003.safetensors" for key, layer in layers.items()}
+    for file in set(places.values()):
+        values = {key: state[key] for key in state if places[key] == file}
+        write_checkpoint(folder, {key: v.astype(dtypes.get(file, v.dtype)) for key, v in values.items()}, CONFIG, file)
+    return write_index(folder, places)
+
+
+def test_a_shard_of_another_type_comes_from_another_save(tmp_path):
+    audit = specdiag.audit(layered(tmp_path, {SECOND: np.dtype("f2")}), device="cpu")
+    assert of_the_index(audit) == {("shard_types", SECOND)}
+    (told,) = (f for f in audit.findings if f.check == "shard_types")
+    assert (told.severity, told.value, told.file) == ("warn", "F16, where 2 shards hold F32", SECOND)
+    report = specdiag.analyze(tmp_path, device="cpu")
+    assert "audit the checkpoint" in specdiag.audit(report).coverage.not_checked["shard_types"]
+
+
+def test_types_that_go_by_the_role_are_one_save(tmp_path):
+    places = {key: SECOND if ".mlp." in key else "model-00001-of-00003.safetensors" for key in llama(0)}
+    state = {key: v.astype("f2") if ".mlp." in key else v for key, v in llama(0).items()}
+    for file in set(places.values()):
+        write_checkpoint(tmp_path, {key: state[key] for key in state if places[key] == file}, CONFIG, file)
+    write_index(tmp_path, places)
+    assert "shard_types" not in {check for check, _ in of_the_index(specdiag.audit(tmp_path, device="cpu"))}
+
+
+@pytest.mark.parametrize(("added", "fires"), [(0, False), (4, True), (0.5, True)])
+def test_the_size_that_an_index_states(tmp_path, added, fires):
+    places = sharded(tmp_path)
+    size = sum(v.nbytes for v in llama(0).values())
+    content = {"metadata": {"total_size": size + added}, "weight_map": places}
+    (tmp_path / INDEX).write_text(json.dumps(content))
+    audit = specdiag.audit(tmp_path, device="cpu")
+    assert of_the_index(audit) == ({("index_size", INDEX)} if fires else set())
+    assert [f.value for f in audit.findings if f.check == "index_size"] == [
+        f"states {size + added} bytes, and its shards hold {size}"
+    ][: int(fires)]

@@ -374,7 +374,9 @@ def test_offline_and_unreachable(hub: HubStandIn, monkeypatch: pytest.MonkeyPatc
             read()
     assert hub.requests == []
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(SourceError, match=r"http://127.0.0.1:9 cannot be reached to list org/one"):
+    with pytest.raises(
+        SourceError, match=r"no path .org/one., and http://127.0.0.1:9 cannot be reached to list org/one .*spelling"
+    ):
         read()
 
 
