@@ -167,11 +167,11 @@ def analyze(
                 "a full state dict"
             )
     settings = resolved(options, checkpoint.opening)
+    if ranks is not None and device in ("auto", "cuda"):
+        settings = replace(settings, device=ranks.device(settings.device))
     checkpoint, balanced = with_function(checkpoint, settings)
     selected, skipped = select(checkpoint, settings)
     selected, tied = drop_tied(selected)
-    if ranks is not None and device in ("auto", "cuda"):
-        settings = replace(settings, device=ranks.device(settings.device))
     finished = finished_rows(options.partial_reports, checkpoint.source, settings, selected)
     left = [m for m in selected if m.key not in finished] + needed(balanced, selected)
     outcome = run(left, checkpoint.source, settings, options)

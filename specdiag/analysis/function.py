@@ -33,11 +33,11 @@ def with_function(checkpoint: Checkpoint, settings: Settings) -> tuple[Checkpoin
     """
     if not settings.function:
         return checkpoint, {}
-    function = function_of(checkpoint)
+    function = function_of(checkpoint, settings.device)
     if settings.roles and set(settings.roles) <= set(FUNCTION_ROLES) and not function.rows:
         raise SourceError(f"{checkpoint.source}: {' '.join(function.notes)}")
     matrices = (*checkpoint.matrices, *function.rows)
-    twice = duplicate(m.key for m in (*matrices, *function.balanced.values()))
+    twice = duplicate(m.key for m in (*matrices, *_apart(function.balanced.values(), function.rows)))
     if twice is not None:
         raise SourceError(
             f"{checkpoint.source} holds a tensor of the name '{twice}', which its function needs: rename it"
@@ -45,14 +45,19 @@ def with_function(checkpoint: Checkpoint, settings: Settings) -> tuple[Checkpoin
     return replace(checkpoint, matrices=matrices, notes=(*checkpoint.notes, *function.notes)), function.balanced
 
 
-def needed(balanced: Balanced, selected: Iterable[WeightMatrix]) -> list[WeightMatrix]:
-    """List the balanced forms of the selected matrices.
+def needed(balanced: Balanced, selected: Sequence[WeightMatrix]) -> list[WeightMatrix]:
+    """List the balanced forms of the selected matrices, but for those that are selected themselves.
 
     Args:
         balanced: all of them.
         selected: matrices of the analysis.
     """
-    return [balanced[matrix.key] for matrix in selected if matrix.key in balanced]
+    return _apart((balanced[matrix.key] for matrix in selected if matrix.key in balanced), selected)
+
+
+def _apart(forms: Iterable[WeightMatrix], others: Iterable[WeightMatrix]) -> list[WeightMatrix]:
+    held = {id(matrix) for matrix in others}
+    return [form for form in forms if id(form) not in held]
 
 
 def with_gauge_shift(records: Sequence[ModuleRecord], balanced: Balanced, finished: Rows) -> tuple[ModuleRecord, ...]:

@@ -24,7 +24,8 @@ from specdiag.function.blocks import find_blocks
 from specdiag.function.bounds import least_of_norm
 from specdiag.function.directions import DirectionSearch
 from specdiag.function.feeding import Feeding
-from specdiag.function.folding import Array, fold_reader
+from specdiag.function.arrays import Array
+from specdiag.function.folding import fold_reader
 from specdiag.function.mlp_alarms import look_at_mlp
 from specdiag.function.parts import Block
 from specdiag.function.score_scale import Chain
@@ -173,7 +174,10 @@ def look_at_router(block: Block, weight: Weight, norm: StoredNorm | None, settin
     """
     if norm is None:
         return Outputs([], [], [])
-    return Outputs([reader_range(weight, fold_reader(finite(weight), norm.read()), block, setting, "router")], [], [])
+    device = setting.algebra.device
+    return Outputs(
+        [reader_range(weight, fold_reader(finite(weight, device), norm.read(device)), block, setting, "router")], [], []
+    )
 
 
 def look_at_norms(block: Block, norms: Mapping[str, StoredNorm], setting: Setting) -> Outputs:

@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 import scipy.linalg
 
-from specdiag.function.folding import Array
-
-if TYPE_CHECKING:
-    import torch
+from specdiag.function.arrays import Array, home, is_numpy, swapped
 
 _eigh = cast("Callable[..., tuple[Array, Array]]", scipy.linalg.eigh)
 
 
 class Algebra:
-    """The products and decompositions that alarms take, where a device says.
-
-    MPS has no float64: there, as without a device, the CPU computes.
-    """
+    """The products and decompositions that alarms take, where their matrices lie."""
 
     def __init__(self, device: str = "cpu") -> None:
         """Choose the place.
 
         Args:
-            device: a torch device that is there.
+            device: a torch device that is there; MPS has no float64, and leaves all to the CPU.
         """
-        self.device = device if device.startswith("cuda") else "cpu"
+        self.device = home(device)
 
     def gram(self, matrix: Array) -> Array:
         """Compute W W'.
@@ -36,13 +30,10 @@ class Algebra:
         Args:
             matrix: shape [n, m].
         """
-        if self.device == "cpu":
-            return matrix @ matrix.T
-        values = self._to(matrix)
-        return self._back(values @ values.mT)
+        return matrix @ matrix.T
 
     def lowest(self, gram: Array, n: int) -> tuple[Array, Array]:
-        """Compute the lowest eigenvalues of a symmetric matrix, ascending, and their vectors.
+        """Compute the lowest eigenvalues of a symmetric matrix, ascending, and their vectors, as NumPy's.
 
         Args:
             gram: shape [d, d].
@@ -51,12 +42,12 @@ class Algebra:
         Returns:
             Shapes [n] and [d, n].
         """
-        if self.device == "cpu":
+        if is_numpy(gram):
             return _eigh(gram, subset_by_index=(0, n - 1), check_finite=False)
         import torch
 
-        values, vectors = torch.linalg.eigh(self._to(gram))
-        return self._back(values[:n]), self._back(vectors[:, :n])
+        values, vectors = torch.linalg.eigh(cast("torch.Tensor", gram))
+        return values[:n].cpu().numpy(), vectors[:, :n].cpu().numpy()
 
     def largest(self, stack: Array) -> Array:
         """Compute the largest singular value of each matrix of a stack.
@@ -67,20 +58,12 @@ class Algebra:
         Returns:
             Shape [...].
         """
-        wide = stack if stack.shape[-2] <= stack.shape[-1] else np.swapaxes(stack, -1, -2)
-        if self.device == "cpu":
-            top = np.linalg.eigvalsh(wide @ np.swapaxes(wide, -1, -2))[..., -1]
+        wide = stack if stack.shape[-2] <= stack.shape[-1] else swapped(stack)
+        squares = wide @ swapped(wide)
+        if is_numpy(squares):
+            top = np.linalg.eigvalsh(squares)[..., -1]
         else:
             import torch
 
-            values = self._to(wide)
-            top = self._back(torch.linalg.eigvalsh(values @ values.mT)[..., -1])
-        return np.sqrt(np.maximum(top, 0))
-
-    def _to(self, values: Array) -> torch.Tensor:
-        import torch
-
-        return torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
-
-    def _back(self, values: torch.Tensor) -> Array:
-        return cast("Array", values.cpu().numpy())
+            top = cast("Array", torch.linalg.eigvalsh(cast("torch.Tensor", squares))[..., -1])
+        return top.clip(min=0) ** 0.5

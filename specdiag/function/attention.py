@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
-from numpy.typing import NDArray
-
 from specdiag.architecture.wiring import Rope
-from specdiag.function.folding import Array, Norm, Reader, fold_reader
+from specdiag.function.arrays import Array, filled, joined, nonzero, norms, repeated, swapped, triangle
+from specdiag.function.folding import Norm, Reader, fold_reader
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,11 +42,34 @@ class Scoring:
     rope: Rope | None = None
     n_rotated: int = 0
 
-    @property
-    def planes(self) -> NDArray[np.intp]:
-        """Rows of each rotary plane, shape [n_rotated / 2, 2]."""
-        rows = np.arange(self.n_rotated)
-        return rows.reshape(2, -1).T if self.rope == "half" else rows.reshape(-1, 2)
+    def by_plane(self, sides: Array) -> Array:
+        """Cut the rotated rows into planes.
+
+        Args:
+            sides: queries or keys, shape [..., h, d].
+
+        Returns:
+            Shape [..., n_rotated / 2, 2, d].
+        """
+        *others, _, width = sides.shape
+        rotated = sides[..., : self.n_rotated, :]
+        if self.rope == "half":
+            return rotated.reshape(*others, 2, -1, width).swapaxes(-3, -2)
+        return rotated.reshape(*others, -1, 2, width)
+
+    def by_row(self, planes: Array) -> Array:
+        """Give the value of each plane to its two rows, and 1 to rows that are not rotated.
+
+        Args:
+            planes: shape [..., n_rotated / 2].
+
+        Returns:
+            Shape [..., h].
+        """
+        both = [planes, planes] if self.rope == "half" else [planes[..., None], planes[..., None]]
+        rows = joined(both, -1).reshape(*planes.shape[:-1], self.n_rotated)
+        rest = self.k.shape[-2] - self.n_rotated
+        return joined([rows, filled(self.k[: len(planes), -rest:, 0], 1.0)], -1) if rest else rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,8 +109,10 @@ def scoring(
     head_dim = len(q.weight) // heads
     queries, keys = (fold_reader(reader, norm) for reader in (q, k))
     by_group = (keys.with_bias if n_rotated else keys.weight).reshape(len(k.weight) // head_dim, head_dim, -1)
-    if n_rotated and keys.bias is not None:
-        by_group[:, n_rotated:, -1] = 0
+    if 0 < n_rotated < head_dim and keys.bias is not None:
+        rest = by_group[:, n_rotated:]
+        without = joined([rest[..., :-1], filled(rest[..., -1:], 0.0)], -1)
+        by_group = joined([by_group[:, :n_rotated], without], 1)
     return Scoring(q=queries.with_bias.reshape(heads, head_dim, -1), k=by_group, rope=rope, n_rotated=n_rotated)
 
 
@@ -105,8 +128,8 @@ def normalised(heads: Scoring, norm: HeadNorm) -> Scoring:
 
 def _normalised(heads: Array, gain: Array) -> Array:
     n, head_dim, _ = heads.shape
-    over = (1, 2) if len(gain) == head_dim and n > 1 else None
-    unit = _over(heads, np.sqrt(np.square(heads).sum(axis=over, keepdims=True)))
+    over = (1, 2) if len(gain) == head_dim and n > 1 else (0, 1, 2)
+    unit = heads / nonzero((heads * heads).sum(axis=over, keepdims=True) ** 0.5)
     return unit * gain.reshape(-1, head_dim, 1)
 
 
@@ -121,9 +144,8 @@ def qk_cores(heads: Scoring) -> Array:
     Returns:
         Shape [H, n, n], n the smaller of h and d.
     """
-    triangles = (np.linalg.qr(side.transpose(0, 2, 1), mode="r") for side in (heads.q, heads.k))
-    q, k = triangles
-    return q @ np.repeat(k, len(q) // len(k), axis=0).transpose(0, 2, 1)
+    q, k = (triangle(swapped(side)) for side in (heads.q, heads.k))
+    return q @ swapped(repeated(k, len(q) // len(k)))
 
 
 def plane_strengths(heads: Scoring) -> Array:
@@ -132,8 +154,8 @@ def plane_strengths(heads: Scoring) -> Array:
     Args:
         heads: queries and keys.
     """
-    q, k = (np.sqrt(np.square(side[:, heads.planes]).sum(axis=(2, 3))) for side in (heads.q, heads.k))
-    return q * np.repeat(k, len(q) // len(k), axis=0)
+    q, k = (norms(heads.by_plane(side), 2, 3) for side in (heads.q, heads.k))
+    return q * repeated(k, len(q) // len(k))
 
 
 def ov_cores(heads: Moving, *, scaled: bool = False) -> Array:
@@ -146,12 +168,6 @@ def ov_cores(heads: Moving, *, scaled: bool = False) -> Array:
     Returns:
         Shape [H, n, n], n the smaller of h and d.
     """
-    o = np.linalg.qr(heads.o, mode="r")
-    v = np.linalg.qr(heads.v.transpose(0, 2, 1), mode="r")
-    cores = o @ np.repeat(v, len(o) // len(v), axis=0).transpose(0, 2, 1)
-    return _over(cores, np.sqrt(np.square(cores).sum(keepdims=True))) if scaled else cores
-
-
-def _over(values: Array, norm: Array) -> Array:
-    """Divide by a norm, but keep zeros where all is zero."""
-    return values / np.where(norm > 0, norm, 1.0)
+    o, v = triangle(heads.o), triangle(swapped(heads.v))
+    cores = o @ swapped(repeated(v, len(o) // len(v)))
+    return cores / nonzero((cores * cores).sum(axis=(0, 1, 2), keepdims=True) ** 0.5) if scaled else cores

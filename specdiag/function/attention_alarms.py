@@ -13,7 +13,8 @@ from specdiag.function.attention import HeadNorm, Moving, Scoring, scoring
 from specdiag.function.balance import balance_moving
 from specdiag.function.bounds import least_of_reader, moved_bounds, reader_bounds
 from specdiag.function.directions import Writer
-from specdiag.function.folding import Array, Reader, fold_reader, fold_writer
+from specdiag.function.arrays import Array, on_host, permuted, repeated
+from specdiag.function.folding import Reader, fold_reader, fold_writer
 from specdiag.function.parts import Attention, Block
 from specdiag.function.score_scale import OFFSETS, Chain, frequencies, score_scale
 from specdiag.function.scores import Rotation, bounds_at, bounds_everywhere, bounds_of_norms
@@ -66,8 +67,9 @@ def range_of(
         role: in the record.
         least: proven otherwise of the largest output.
     """
+    bounds = on_host(bounds)
     row = int(bounds.argmax())
-    by_bias = 0.0 if bias is None else float((2 * np.abs(bias) - bounds).max())
+    by_bias = 0.0 if bias is None else float((2 * np.abs(on_host(bias)) - bounds).max())
     return OutputRange(
         key=weight.matrix.key,
         role=role,
@@ -106,20 +108,21 @@ def look_at_attention(
         of_keys: the norm whose output keys and values read: the same, but in cross-attention.
         setting: of the piece.
     """
-    norm, kv_norm = (None if given is None else given.read() for given in (feeding, of_keys))
+    device = setting.algebra.device
+    norm, kv_norm = (None if given is None else given.read(device) for given in (feeding, of_keys))
     width, kv_width, head_dim = attention.o.shape[0], attention.v.shape[1], attention.head_dim
-    v, o = finite(attention.v), finite(attention.o)
+    v, o = finite(attention.v, device), finite(attention.o, device)
     folded = fold_reader(v, kv_norm)
     is_layer = block.wiring.norm == "layer"
 
     def moving(written: Array) -> Moving:
-        outputs = written.reshape(width, attention.heads, head_dim).transpose(1, 0, 2)
+        outputs = permuted(written.reshape(width, attention.heads, head_dim), 1, 0, 2)
         return Moving(v=folded.weight.reshape(-1, head_dim, kv_width), o=outputs)
 
     centred = fold_writer(o.weight, is_layer=is_layer)
-    written = balance_moving(moving(centred)).o.transpose(1, 0, 2).reshape(width, -1)
+    written = permuted(balance_moving(moving(centred)).o, 1, 0, 2).reshape(width, -1)
     found = Outputs([], [], [Writer(attention.o.matrix.key, block.layer, written)])
-    q, k = finite(attention.q), finite(attention.k)
+    q, k = finite(attention.q, device), finite(attention.k, device)
     queries, keys = fold_reader(q, norm), fold_reader(k, kv_norm)
     rope = block.wiring.rope if attention.n_rotated else None
     heads = scoring(queries, keys, attention.heads, rope=rope, n_rotated=attention.n_rotated)
@@ -144,8 +147,7 @@ def _output_bias(attention: Attention, v: Reader, o: Reader) -> Array | None:
     if v.bias is None:
         return o.bias
     per_group = v.bias.reshape(-1, attention.head_dim)
-    repeated = np.repeat(per_group, attention.heads // len(per_group), axis=0).reshape(-1)
-    moved = o.weight @ repeated
+    moved = o.weight @ repeated(per_group, attention.heads // len(per_group)).reshape(-1)
     return moved if o.bias is None else moved + o.bias
 
 

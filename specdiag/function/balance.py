@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-
 from specdiag.function.attention import Moving, Scoring
-from specdiag.function.folding import Array
+from specdiag.function.arrays import Array, joined, nonzero, norms, orthogonal, singular, swapped
 
 
 def balance_moving(heads: Moving) -> Moving:
@@ -23,8 +21,8 @@ def balance_moving(heads: Moving) -> Moving:
     """
     groups, head_dim, _ = heads.v.shape
     o = heads.o.reshape(groups, -1, head_dim)
-    left, right = _halves(o, heads.v.transpose(0, 2, 1))
-    return Moving(v=right.transpose(0, 2, 1), o=left.reshape(heads.o.shape))
+    left, right = _halves(o, swapped(heads.v))
+    return Moving(v=swapped(right), o=left.reshape(heads.o.shape))
 
 
 def balance_scoring(heads: Scoring) -> Scoring:
@@ -34,19 +32,17 @@ def balance_scoring(heads: Scoring) -> Scoring:
         heads: queries and keys.
     """
     groups, head_dim, _ = heads.k.shape
-    q, k = heads.q.reshape(groups, -1, head_dim, heads.q.shape[-1]).copy(), heads.k.copy()
-    for rows in heads.planes:
-        of_q = np.linalg.norm(q[:, :, rows].reshape(groups, -1), axis=1)
-        of_k = np.linalg.norm(k[:, rows].reshape(groups, -1), axis=1)
-        common = np.sqrt(of_q * of_k)
-        q[:, :, rows] *= _ratio(common, of_q)[:, None, None, None]
-        k[:, rows] *= _ratio(common, of_k)[:, None, None]
-    n = heads.n_rotated
+    q, k, n = heads.q.reshape(groups, -1, head_dim, heads.q.shape[-1]), heads.k, heads.n_rotated
+    if n:
+        of_q, of_k = norms(heads.by_plane(q), 1, 3, 4), norms(heads.by_plane(k), 2, 3)
+        common = (of_q * of_k) ** 0.5
+        q = q * heads.by_row(common / nonzero(of_q))[:, None, :, None]
+        k = k * heads.by_row(common / nonzero(of_k))[:, :, None]
     if n < head_dim:
-        rest = q[:, :, n:].transpose(0, 1, 3, 2)
-        left, right = _halves(rest.reshape(groups, -1, head_dim - n), k[:, n:].transpose(0, 2, 1))
-        q[:, :, n:] = left.reshape(rest.shape).transpose(0, 1, 3, 2)
-        k[:, n:] = right.transpose(0, 2, 1)
+        rest = swapped(q[:, :, n:])
+        left, right = _halves(rest.reshape(groups, -1, head_dim - n), swapped(k[:, n:]))
+        q = joined([q[:, :, :n], swapped(left.reshape(rest.shape))], 2)
+        k = joined([k[:, :n], swapped(right)], 1)
     return replace(heads, q=q.reshape(heads.q.shape), k=k)
 
 
@@ -58,20 +54,15 @@ def balance_neurons(up: Array, down: Array, power: int = 1) -> tuple[Array, Arra
         down: shape [d, m].
         power: p where up times s and down times s^-p compute the same.
     """
-    of_up, of_down = np.linalg.norm(up, axis=1), np.linalg.norm(down, axis=0)
-    common = np.sqrt(of_up * of_down) if power == 1 else (of_up**power * of_down) ** (1 / (1 + power))
-    return up * _ratio(common, of_up)[:, None], down * _ratio(common, of_down)
+    of_up, of_down = norms(up, 1), norms(down, 0)
+    common = (of_up**power * of_down) ** (1 / (1 + power))
+    return up * (common / nonzero(of_up))[:, None], down * (common / nonzero(of_down))
 
 
 def _halves(left: Array, right: Array) -> tuple[Array, Array]:
     """Compute U S^1/2 and W S^1/2 of left right' = U S W' for each group, shapes [groups, n, h] and [groups, d, h]."""
-    q_left, r_left = np.linalg.qr(left)
-    q_right, r_right = np.linalg.qr(right)
-    u, sigma, w = np.linalg.svd(r_left @ r_right.transpose(0, 2, 1))
-    root = np.sqrt(sigma)[:, None, :]
+    (q_left, r_left), (q_right, r_right) = orthogonal(left), orthogonal(right)
+    u, sigma, w = singular(r_left @ swapped(r_right))
+    root = sigma[:, None, :] ** 0.5
     n = root.shape[-1]
-    return q_left @ (u[..., :n] * root), q_right @ (w.transpose(0, 2, 1)[..., :n] * root)
-
-
-def _ratio(part: Array, whole: Array) -> Array:
-    return part / np.where(whole > 0, whole, 1.0)
+    return q_left @ (u[..., :n] * root), q_right @ (swapped(w)[..., :n] * root)

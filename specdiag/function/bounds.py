@@ -7,11 +7,22 @@ exceeds the largest value of a type nothing follows. Values are those of exact a
 
 from __future__ import annotations
 
-import numpy as np
-
 from specdiag.function.algebra import Algebra
 from specdiag.function.attention import Moving
-from specdiag.function.folding import Array, Norm, Reader
+from specdiag.function.arrays import (
+    Array,
+    falling,
+    larger,
+    largest_of,
+    living_ratio,
+    norms,
+    repeated,
+    singular,
+    smaller,
+    swapped,
+    triangle,
+)
+from specdiag.function.folding import Norm, Reader
 
 
 def reader_bounds(reader: Reader) -> Array:
@@ -23,7 +34,7 @@ def reader_bounds(reader: Reader) -> Array:
     Returns:
         Shape [n].
     """
-    return reader.weight.shape[1] ** 0.5 * np.linalg.norm(reader.weight, axis=1) + _size(reader)
+    return reader.weight.shape[1] ** 0.5 * norms(reader.weight, 1) + _size(reader)
 
 
 def gated_bounds(gate: Reader, up: Reader) -> Array:
@@ -40,8 +51,8 @@ def gated_bounds(gate: Reader, up: Reader) -> Array:
         Shape [m].
     """
     d = gate.weight.shape[1]
-    of_gate, of_up = (np.linalg.norm(side.weight, axis=1) for side in (gate, up))
-    both = d * (of_gate * of_up + np.abs((gate.weight * up.weight).sum(axis=1))) / 2
+    of_gate, of_up = norms(gate.weight, 1), norms(up.weight, 1)
+    both = d * (of_gate * of_up + abs((gate.weight * up.weight).sum(axis=1))) / 2
     b, c = _size(gate), _size(up)
     return both + d**0.5 * (b * of_up + c * of_gate) + b * c
 
@@ -56,7 +67,7 @@ def down_bounds(down: Reader, inner: Array) -> Array:
     Returns:
         Shape [d].
     """
-    return np.abs(down.weight) @ inner + _size(down)
+    return abs(down.weight) @ inner + _size(down)
 
 
 def gated_down_bound(row: Array, gate: Reader, up: Reader, algebra: Algebra) -> float:
@@ -71,7 +82,7 @@ def gated_down_bound(row: Array, gate: Reader, up: Reader, algebra: Algebra) -> 
         up: likewise.
         algebra: that computes.
     """
-    weights = np.sqrt(np.abs(row))
+    weights = abs(row) ** 0.5
     sides = [_largest_output(Reader(side.weight * weights[:, None], _times(side.bias, weights)), algebra)
              for side in (gate, up)]  # fmt: skip
     return sides[0] * sides[1]
@@ -93,19 +104,18 @@ def gated_down_bounds(down: Array, gate: Reader, up: Reader, algebra: Algebra) -
         Shape [d].
     """
     width = gate.weight.shape[1]
-    weights = np.abs(down)
-    squares = np.maximum(*(np.square(side.weight).sum(axis=1) for side in (gate, up)))
-    order = np.argsort(-weights, axis=1)
-    falling = np.take_along_axis(weights, order, axis=1)
+    weights = abs(down)
+    squares = larger(*((side.weight * side.weight).sum(axis=1) for side in (gate, up)))
+    sizes, order = falling(weights)
     by_row = squares[order]
-    above = np.cumsum(falling * by_row, axis=1) - falling * np.cumsum(by_row, axis=1)
-    found = np.ones(len(down))
+    above = (sizes * by_row).cumsum(axis=1) - sizes * by_row.cumsum(axis=1)
+    found: list[Array] = []
     for side in (gate, up):
         top = float(algebra.largest(side.weight)) ** 2
-        largest = np.minimum((above + falling * top).min(axis=1), weights @ squares)
-        bias = 0.0 if side.bias is None else np.sqrt(weights @ np.square(side.bias))
-        found *= np.sqrt(width * largest) + bias
-    return found
+        largest = smaller(-largest_of(-(above + sizes * top), 1), weights @ squares)
+        bias = 0.0 if side.bias is None else (weights @ (side.bias * side.bias)) ** 0.5
+        found.append((width * largest) ** 0.5 + bias)
+    return found[0] * found[1]
 
 
 def plain_down_bounds(down: Reader, up: Reader, algebra: Algebra) -> Array:
@@ -119,7 +129,7 @@ def plain_down_bounds(down: Reader, up: Reader, algebra: Algebra) -> Array:
     Returns:
         Shape [d].
     """
-    return np.linalg.norm(down.weight, axis=1) * _largest_output(up, algebra) + _size(down)
+    return norms(down.weight, 1) * _largest_output(up, algebra) + _size(down)
 
 
 def moved_bounds(heads: Moving, width: int, bias: Array | None = None) -> Array:
@@ -133,10 +143,9 @@ def moved_bounds(heads: Moving, width: int, bias: Array | None = None) -> Array:
     Returns:
         Shape [d].
     """
-    triangles = np.asarray(np.linalg.qr(heads.v.transpose(0, 2, 1), mode="r"))
-    repeated = np.repeat(triangles, len(heads.o) // len(heads.v), axis=0)
-    rows = np.linalg.norm(heads.o @ repeated.transpose(0, 2, 1), axis=2).sum(axis=0)
-    return width**0.5 * rows + (0.0 if bias is None else np.abs(bias))
+    triangles = repeated(triangle(swapped(heads.v)), len(heads.o) // len(heads.v))
+    rows = norms(heads.o @ swapped(triangles), 2).sum(axis=0)
+    return width**0.5 * rows + (0.0 if bias is None else abs(bias))
 
 
 def balanced_gate(gate: Reader, up: Reader, down: Array) -> tuple[Reader, Array]:
@@ -150,9 +159,7 @@ def balanced_gate(gate: Reader, up: Reader, down: Array) -> tuple[Reader, Array]
     Returns:
         Up and down; neurons of which a side is zero stay as they are.
     """
-    of_gate, of_up = (np.linalg.norm(side.weight, axis=1) for side in (gate, up))
-    lives = (of_gate > 0) & (of_up > 0)
-    scale = np.divide(of_gate, of_up, out=np.ones_like(of_up), where=lives)
+    scale = living_ratio(norms(gate.weight, 1), norms(up.weight, 1))
     return Reader(up.weight * scale[:, None], _times(up.bias, scale)), down / scale
 
 
@@ -164,11 +171,11 @@ def least_of_norm(norm: Norm) -> float:
     Args:
         norm: gain [d] and bias.
     """
-    size = np.abs(norm.gain)
+    size = abs(norm.gain)
     if not size.all():
         return 0.0
-    least = float((len(size) / np.square(1 / size).sum()) ** 0.5)
-    return max(least - (0.0 if norm.bias is None else float(np.abs(norm.bias).max())), 0.0)
+    least = float((len(size) / (size**-2.0).sum()) ** 0.5)
+    return max(least - (0.0 if norm.bias is None else float(abs(norm.bias).max())), 0.0)
 
 
 def least_of_reader(reader: Reader, beyond: float) -> float:
@@ -182,22 +189,22 @@ def least_of_reader(reader: Reader, beyond: float) -> float:
         beyond: smaller answers do not matter.
     """
     n, d = reader.weight.shape
-    lengths = np.linalg.norm(reader.weight, axis=1)
+    lengths = norms(reader.weight, 1)
     least = float((_size(reader) - d**0.5 * lengths).max()) if n else 0.0
-    if reader.bias is None and n >= d and float(np.square(lengths).sum() / n) ** 0.5 > beyond:
-        smallest = float(np.linalg.svd(reader.weight, compute_uv=False)[-1])
+    if reader.bias is None and n >= d and float((lengths * lengths).sum() / n) ** 0.5 > beyond:
+        smallest = float(singular(triangle(reader.weight))[1][-1])
         least = max(least, (d / n) ** 0.5 * smallest)
     return max(least, 0.0)
 
 
 def _largest_output(reader: Reader, algebra: Algebra) -> float:
     """Bound the length of all outputs together: sqrt(d) sigma_max + |b|."""
-    bias = 0.0 if reader.bias is None else float(np.linalg.norm(reader.bias))
+    bias = 0.0 if reader.bias is None else float(norms(reader.bias, 0))
     return reader.weight.shape[1] ** 0.5 * float(algebra.largest(reader.weight)) + bias
 
 
 def _size(reader: Reader) -> Array | float:
-    return 0.0 if reader.bias is None else np.abs(reader.bias)
+    return 0.0 if reader.bias is None else abs(reader.bias)
 
 
 def _times(bias: Array | None, factors: Array) -> Array | None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from specdiag.function.alarm_records import WindowRatio, WriterRatio
 from specdiag.function.algebra import Algebra
-from specdiag.function.folding import Array
+from specdiag.function.arrays import Array, on_host, placed
 
 WIDE = 1.5
 """Columns over rows from which on a matrix counts as wide: others have low eigenvalues by nature."""
@@ -70,11 +70,13 @@ def low_end(gram: Array, algebra: Algebra, *, is_centred: bool) -> Low:
         algebra: that computes.
         is_centred: leave out the direction of equal values, in which G is zero.
     """
+    trace = float(gram.trace())
     if is_centred:  # lifted above all others
-        gram = gram + np.trace(gram) / len(gram)
+        gram = gram + trace / len(gram)
+        trace *= 2
     values, vectors = algebra.lowest(gram, min(LOWEST + 1, len(gram) - int(is_centred)))
     values = np.maximum(values, 0)
-    floor = max(float(np.trace(gram)) * np.finfo(np.float64).eps, np.finfo(np.float64).tiny)
+    floor = max(trace * np.finfo(np.float64).eps, np.finfo(np.float64).tiny)
     ratios = (values[:-1] + floor) / (values[1:] + floor)
     n = int(ratios.argmin()) + 1
     ratio = float(values[0] / max(values[1], floor))
@@ -196,7 +198,7 @@ class DirectionSearch:
         )
 
     def _gram(self, writer: Writer) -> Array | None:
-        size = float(np.square(writer.values).sum())
+        size = float((writer.values * writer.values).sum())
         return self._algebra.gram(writer.values) / size if np.isfinite(size) and size > 0 else None
 
     def _add_up(self, index: int, gram: Array) -> None:
@@ -205,7 +207,11 @@ class DirectionSearch:
         for first, last in windows(len(self._layers)):
             if first <= index < last:
                 n, total = self._sums.get((first, last), (0, None))
-                self._sums[first, last] = n + 1, gram.copy() if total is None else np.add(total, gram, out=total)
+                if total is None:
+                    total = gram + 0.0
+                else:
+                    total += gram
+                self._sums[first, last] = n + 1, total
 
     def _close(self, before: int) -> None:
         for first, last in [place for place in self._sums if place[1] <= before]:
@@ -221,9 +227,9 @@ class DirectionSearch:
         directions = {name: entry.low.vectors[:, 0] for name, entry in self._entries.items()}
         directions |= {_name(*place): low.vectors[:, 0] for place, (_, low) in self._windows().items()}
         stacked = np.stack(list(directions.values()), axis=1)
-        levels = np.einsum("dn,dn->n", stacked, gram @ stacked)
+        levels = np.einsum("dn,dn->n", stacked, on_host(gram @ placed(stacked, self._algebra.device)))
         entry = self._entries[key]
-        least = max(entry.low.next, float(np.trace(gram)) * np.finfo(np.float64).eps)
+        least = max(entry.low.next, float(gram.trace()) * np.finfo(np.float64).eps)
         entry.levels = {name: float(max(level, 0) / least) for name, level in zip(directions, levels, strict=True)}
 
     def _lacking(self, name: str) -> tuple[int, ...]:

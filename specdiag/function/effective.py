@@ -1,90 +1,96 @@
-"""Matrices of a block's function, computed from its stored tensors when they are asked for."""
+"""Matrices of a block's function, computed from its stored tensors when they are asked for, where a device says."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
-
-import numpy as np
 
 from specdiag.function.attention import HeadNorm, Moving, Scoring, normalised, ov_cores, qk_cores, scoring
 from specdiag.function.balance import balance_moving, balance_neurons, balance_scoring
-from specdiag.function.folding import Array, Norm, fold_reader, fold_writer
+from specdiag.function.arrays import Array, filled, joined, permuted
+from specdiag.function.folding import Norm, fold_reader, fold_writer
 from specdiag.function.mlp import centred_router, du_core, homogeneous
 from specdiag.function.parts import Attention, Block, Mlp
 from specdiag.function.stored import StoredNorm, Weight
 
 
-def qk(block: Block, attention: Attention) -> Array:
+def qk(block: Block, attention: Attention, device: str) -> Array:
     """Compute the cores of Q'K of all heads, shape [H, n, n].
 
     Args:
         block: wiring.
         attention: of that block.
+        device: on which it is computed.
     """
-    heads = _scoring(block, attention)
+    heads = _scoring(block, attention, device)
     if attention.head_norms is not None:
         q, k = attention.head_norms
-        heads = normalised(heads, HeadNorm(q_gain=q.read().gain, k_gain=k.read().gain))
+        heads = normalised(heads, HeadNorm(q_gain=q.read(device).gain, k_gain=k.read(device).gain))
     return qk_cores(heads)
 
 
-def ov(block: Block, attention: Attention) -> Array:
+def ov(block: Block, attention: Attention, device: str) -> Array:
     """Compute the cores of O V of all heads, shape [H, n, n].
 
     Args:
         block: wiring.
         attention: of that block.
+        device: on which it is computed.
     """
-    moving = _moving(block, attention)
+    moving = _moving(block, attention, device)
     if attention.out is None:
         return ov_cores(moving)
-    gain = attention.out.read().gain[:, None]
+    gain = attention.out.read(device).gain[:, None]
     return ov_cores(replace(moving, o=moving.o * gain), scaled=True)
 
 
-def du(block: Block, mlp: Mlp) -> Array:
+def du(block: Block, mlp: Mlp, device: str) -> Array:
     """Compute a matrix with the singular values of down times up, shape [n, n].
 
     Args:
         block: wiring.
         mlp: of that block, of which neurons can be rescaled.
+        device: on which it is computed.
     """
-    up, down = read(mlp.up, mlp.norm)[:, : mlp.up.shape[1]], write(block, mlp)
+    up, down = read(mlp.up, mlp.norm, device)[:, : mlp.up.shape[1]], write(block, mlp, device)
     return du_core(up, homogeneous(up, down, mlp.power or 1), scaled=mlp.out is not None)
 
 
-def read(weight: Weight, norm: StoredNorm | None) -> Array:
+def read(weight: Weight, norm: StoredNorm | None, device: str) -> Array:
     """Compute a matrix that reads the stream with the norm in front folded in, its bias as the last column.
 
     Args:
         weight: shape (n, d).
         norm: in front of it.
+        device: on which it is computed.
     """
-    return fold_reader(weight.read(), _read(norm)).with_bias
+    return fold_reader(weight.read(device), _read(norm, device)).with_bias
 
 
-def write(block: Block, mlp: Mlp) -> Array:
+def write(block: Block, mlp: Mlp, device: str) -> Array:
     """Compute the matrix of an MLP that writes to the stream, shape [d, m].
 
     Args:
         block: wiring.
         mlp: of that block.
+        device: on which it is computed.
     """
-    gain = None if mlp.out is None else mlp.out.read().gain
-    return fold_writer(mlp.down.read().weight, is_layer=block.wiring.norm == "layer", gain=gain)
+    gain = None if mlp.out is None else mlp.out.read(device).gain
+    return fold_writer(mlp.down.read(device).weight, is_layer=block.wiring.norm == "layer", gain=gain)
 
 
-def router(weight: Weight, norm: StoredNorm | None) -> Array:
+def router(weight: Weight, norm: StoredNorm | None, device: str) -> Array:
     """Compute a router without what a softmax does not see, shape [experts, d].
 
     Args:
         weight: of the router.
         norm: in front of it.
+        device: on which it is computed.
     """
-    return centred_router(fold_reader(weight.read(), _read(norm)).weight)
+    return centred_router(fold_reader(weight.read(device), _read(norm, device)).weight)
 
 
-def balanced_scoring(block: Block, attention: Attention) -> Array:
+def balanced_scoring(block: Block, attention: Attention, device: str) -> Array:
     """Compute queries and keys in balance, without biases, one above the other, shape [H h + groups h, d].
 
     Norms of queries and keys leave the scale of a head, or of all heads, and no other freedom.
@@ -92,28 +98,30 @@ def balanced_scoring(block: Block, attention: Attention) -> Array:
     Args:
         block: wiring.
         attention: of that block.
+        device: on which it is computed.
     """
-    heads, width = _scoring(block, attention), attention.q.shape[1]
+    heads, width = _scoring(block, attention, device), attention.q.shape[1]
     if attention.head_norms is None:
         heads = balance_scoring(heads)
     else:
-        q, k = attention.head_norms
-        heads = normalised(heads, HeadNorm(q_gain=np.ones(q.gain.shape), k_gain=np.ones(k.gain.shape)))
-    return np.concatenate([side[..., :width].reshape(-1, width) for side in (heads.q, heads.k)])
+        q, k = (filled(norm.read(device).gain, 1.0) for norm in attention.head_norms)
+        heads = normalised(heads, HeadNorm(q_gain=q, k_gain=k))
+    return joined([side[..., :width].reshape(-1, width) for side in (heads.q, heads.k)])
 
 
-def balanced_moving(block: Block, attention: Attention) -> Array:
+def balanced_moving(block: Block, attention: Attention, device: str) -> Array:
     """Compute values and outputs in balance, one above the other, the latter transposed: [groups h + H h, d].
 
     Args:
         block: wiring.
         attention: of that block.
+        device: on which it is computed.
     """
-    heads, width = balance_moving(_moving(block, attention)), attention.v.shape[1]
-    return np.concatenate([heads.v.reshape(-1, width), heads.o.transpose(0, 2, 1).reshape(-1, width)])
+    heads, width = balance_moving(_moving(block, attention, device)), attention.v.shape[1]
+    return joined([heads.v.reshape(-1, width), permuted(heads.o, 0, 2, 1).reshape(-1, width)])
 
 
-def balanced_mlp(block: Block, mlp: Mlp) -> Array:
+def balanced_mlp(block: Block, mlp: Mlp, roles: Collection[str], device: str) -> Array:
     """Compute gate, up and down in balance, without biases, one above the other, the last transposed.
 
     Neurons that can be rescaled are balanced.
@@ -121,58 +129,62 @@ def balanced_mlp(block: Block, mlp: Mlp) -> Array:
     Args:
         block: wiring.
         mlp: of that block.
+        roles: those that are wanted.
+        device: on which it is computed.
 
     Returns:
-        Shape [3 m, d], or [2 m, d] without a gate.
+        Shape [m, d] for each of them.
     """
     width = mlp.up.shape[1]
-    up = read(mlp.up, mlp.norm)[:, :width]
-    down = fold_writer(mlp.down.read().weight, is_layer=block.wiring.norm == "layer")
-    if mlp.power is None:
-        return np.concatenate([up, down.T])
-    up, down = balance_neurons(up, down, mlp.power or 1)
-    if mlp.gate is None:
-        return np.concatenate([up, down.T])
-    return np.concatenate([read(mlp.gate, mlp.norm)[:, :width], up, down.T])
+    up = read(mlp.up, mlp.norm, device)[:, :width]
+    down = fold_writer(mlp.down.read(device).weight, is_layer=block.wiring.norm == "layer")
+    if mlp.power is not None:
+        up, down = balance_neurons(up, down, mlp.power)
+    found = {"up": up, "down": down.T}
+    if mlp.gate is not None and "gate" in roles:
+        found = {"gate": read(mlp.gate, mlp.norm, device)[:, :width], **found}
+    return joined([values for role, values in found.items() if role in roles])
 
 
-def _scoring(block: Block, attention: Attention) -> Scoring:
+def _scoring(block: Block, attention: Attention, device: str) -> Scoring:
     return scoring(
-        fold_reader(attention.q.read(), _read(attention.norm)),
-        fold_reader(attention.k.read(), _read(attention.kv_norm)),
+        fold_reader(attention.q.read(device), _read(attention.norm, device)),
+        fold_reader(attention.k.read(device), _read(attention.kv_norm, device)),
         attention.heads,
         rope=None if attention.n_rotated == 0 else block.wiring.rope,
         n_rotated=attention.n_rotated,
     )
 
 
-def _moving(block: Block, attention: Attention) -> Moving:
+def _moving(block: Block, attention: Attention, device: str) -> Moving:
     head_dim, width = attention.head_dim, attention.v.shape[1]
-    v = fold_reader(attention.v.read(), _read(attention.kv_norm)).weight
-    o = fold_writer(attention.o.read().weight, is_layer=block.wiring.norm == "layer")
-    return Moving(v=v.reshape(-1, head_dim, width), o=o.reshape(width, attention.heads, head_dim).transpose(1, 0, 2))
+    v = fold_reader(attention.v.read(device), _read(attention.kv_norm, device)).weight
+    o = fold_writer(attention.o.read(device).weight, is_layer=block.wiring.norm == "layer")
+    return Moving(v=v.reshape(-1, head_dim, width), o=permuted(o.reshape(width, attention.heads, head_dim), 1, 0, 2))
 
 
-def _read(norm: StoredNorm | None) -> Norm | None:
-    return None if norm is None else norm.read()
+def _read(norm: StoredNorm | None, device: str) -> Norm | None:
+    return None if norm is None else norm.read(device)
 
 
-def scores(block: Block, attention: Attention) -> Scoring:
+def scores(block: Block, attention: Attention, device: str) -> Scoring:
     """Give queries and keys of all heads with the norms in front folded in.
 
     Args:
         block: wiring.
         attention: of that block.
+        device: on which it is computed.
     """
-    return _scoring(block, attention)
+    return _scoring(block, attention, device)
 
 
-def moves(block: Block, attention: Attention) -> Moving:
+def moves(block: Block, attention: Attention, device: str) -> Moving:
     """Give values and outputs of all heads with the norms around them folded in.
 
     Args:
         block: wiring.
         attention: of that block.
+        device: on which it is computed.
     """
-    heads = _moving(block, attention)
-    return heads if attention.out is None else replace(heads, o=heads.o * attention.out.read().gain[:, None])
+    heads = _moving(block, attention, device)
+    return heads if attention.out is None else replace(heads, o=heads.o * attention.out.read(device).gain[:, None])

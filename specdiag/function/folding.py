@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-Array = NDArray[np.float64]
+from specdiag.function.arrays import Array, joined
 
 
 class Norm(NamedTuple):
@@ -38,7 +35,7 @@ class Reader(NamedTuple):
     @property
     def with_bias(self) -> Array:
         """The weight with its bias as the last column, shape [n, d + 1]; the weight alone where it has none."""
-        return self.weight if self.bias is None else np.column_stack([self.weight, self.bias])
+        return self.weight if self.bias is None else joined([self.weight, self.bias[:, None]], 1)
 
 
 def fold_reader(reader: Reader, norm: Norm | None) -> Reader:
@@ -54,7 +51,7 @@ def fold_reader(reader: Reader, norm: Norm | None) -> Reader:
         return reader
     weight, bias = reader.weight * norm.gain, reader.bias
     if norm.is_layer:
-        weight -= weight.mean(axis=1, keepdims=True)
+        weight = weight - weight.mean(axis=1, keepdims=True)
     if norm.bias is not None:
         shift = reader.weight @ norm.bias
         bias = shift if bias is None else bias + shift

@@ -19,12 +19,14 @@ from specdiag.architecture.split import Slicer, whole
 from specdiag.checkpoint.tensors import Checkpoint, Rounding, StoredTensor, WeightMatrix
 from specdiag.function import effective
 from specdiag.function.blocks import find_blocks
-from specdiag.function.folding import Array
+from specdiag.function.arrays import Array, computed
 from specdiag.function.parts import Attention, Block, Mlp
 from specdiag.function.stored import Weight
 from specdiag.records import AnyRole, Family, ModuleRole
 from specdiag.spectra.float_types import FLOAT_TYPES
 
+Compute = Callable[[str], Array]
+"""Computes a matrix on a device."""
 _COPIES = 3
 """Copies of the weights in float64 that are held at once: read, folded, and balanced or decomposed."""
 _DECOMPOSED = 6.0
@@ -48,42 +50,45 @@ class Function:
     notes: tuple[str, ...]
 
 
-def function_of(checkpoint: Checkpoint) -> Function:
+def function_of(checkpoint: Checkpoint, device: str = "cpu") -> Function:
     """Make the matrices of a checkpoint's function. No values are read.
 
     Args:
         checkpoint: an open one.
+        device: on which they are computed when they are read, in float64; MPS has none, and leaves it to the CPU.
     """
     blocks, notes = find_blocks(checkpoint)
-    rows = [row for block in blocks for row in _rows(block)]
-    balanced = {key: matrix for block in blocks for key, matrix in _balanced(block)}
+    rows: list[WeightMatrix] = []
+    balanced: dict[str, WeightMatrix] = {}
+    for block in blocks:
+        for attention in (block.attention, block.cross):
+            if attention is not None:
+                rows += _heads(block, attention, device)
+                balanced |= _balanced_heads(block, attention, device)
+        for mlp in block.mlps:
+            own = list(_mlp(block, mlp, device))
+            rows += own
+            balanced |= _balanced_mlp(block, mlp, own, device)
+        if block.router is not None:
+            weight, norm = block.router
+            compute = partial(effective.router, weight, norm)
+            rows.append(_row(block, "router", "other", [weight], weight.shape, compute, device))
+            balanced[weight.matrix.key] = rows[-1]
     return Function(tuple(rows), balanced, tuple(notes))
 
 
-def _rows(block: Block) -> Iterator[WeightMatrix]:
-    for attention in (block.attention, block.cross):
-        if attention is not None:
-            yield from _heads(block, attention)
-    for mlp in block.mlps:
-        yield from _mlp(block, mlp)
-    if block.router is not None:
-        weight, norm = block.router
-        compute = partial(effective.router, weight, norm)
-        yield _row(block, "router", "other", [weight], weight.shape, compute)
-
-
-def _heads(block: Block, attention: Attention) -> Iterator[WeightMatrix]:
+def _heads(block: Block, attention: Attention, device: str) -> Iterator[WeightMatrix]:
     """QK and OV of each head, the cores of all heads in one tensor."""
     width = attention.q.shape[1]
     n = min(width, attention.head_dim)
     name = _common_path([attention.q, attention.k, attention.v, attention.o])
-    products: tuple[tuple[AnyRole, list[Weight], Callable[[], Array]], ...] = (
+    products: tuple[tuple[AnyRole, list[Weight], Compute], ...] = (
         ("qk", [attention.q, attention.k], partial(effective.qk, block, attention)),
         ("ov", [attention.v, attention.o], partial(effective.ov, block, attention)),
     )
     for role, weights, compute in products:
         triangles = sum(prod(weight.shape) for weight in weights) * n * _DECOMPOSED
-        tensor = _tensor(name, (attention.heads, n, n), weights, compute, products=triangles)
+        tensor = _tensor(name, (attention.heads, n, n), weights, compute, device, products=triangles)
         for head in range(attention.heads):
             yield WeightMatrix(
                 name=name,
@@ -100,14 +105,14 @@ def _heads(block: Block, attention: Attention) -> Iterator[WeightMatrix]:
             )
 
 
-def _mlp(block: Block, mlp: Mlp) -> Iterator[WeightMatrix]:
+def _mlp(block: Block, mlp: Mlp, device: str) -> Iterator[WeightMatrix]:
     """DU and the gate where neurons can be rescaled; else up and down, which have no freedom but their order."""
     m, width = mlp.up.shape
     expert = None if mlp.expert is None else f"expert={mlp.expert}"
     held = [weight for weight in (mlp.gate, mlp.up, mlp.down) if weight is not None]
 
-    def row(role: AnyRole, shape: tuple[int, int], compute: Callable[[], Array], products: float = 0) -> WeightMatrix:
-        found = _row(block, role, "mlp", held, shape, compute, products)
+    def row(role: AnyRole, shape: tuple[int, int], compute: Compute, products: float = 0) -> WeightMatrix:
+        found = _row(block, role, "mlp", held, shape, compute, device, products)
         is_apart = expert is None or mlp.up.matrix.module.part is None
         part = role if is_apart else f"{expert}.{role}"
         return replace(found, module=structs.replace(found.module, part=part))
@@ -134,7 +139,8 @@ def _row(
     family: Family,
     held: list[Weight],
     shape: tuple[int, int],
-    compute: Callable[[], Array],
+    compute: Compute,
+    device: str,
     products: float = 0.0,
 ) -> WeightMatrix:
     """Make a matrix with a tensor of its own, under the path that its weights share."""
@@ -144,7 +150,7 @@ def _row(
         module=_module(block, role, family, role),
         shape=shape,
         n_slices=1,
-        tensor=_tensor(name, shape, held, compute, is_product=role == "du", products=products),
+        tensor=_tensor(name, shape, held, compute, device, is_product=role == "du", products=products),
         slicer=whole(shape),
     )
 
@@ -168,43 +174,56 @@ def _common_path(weights: Sequence[Weight]) -> str:
     return ".".join(segments[0] for segments in shared)
 
 
-def _balanced(block: Block) -> Iterator[tuple[str, WeightMatrix]]:
-    """Each stored matrix of a block in balance, beside the key of the stored one."""
-    for attention in (block.attention, block.cross):
-        if attention is not None and attention.head_dim <= attention.q.shape[1]:
-            halves = (prod(attention.v.shape) + prod(attention.o.shape)) * attention.head_dim * 2.0 * _DECOMPOSED
-            yield from _together([attention.q, attention.k], partial(effective.balanced_scoring, block, attention))
-            yield from _together(
-                [attention.v, attention.o], partial(effective.balanced_moving, block, attention), halves
-            )
-    for mlp in block.mlps:
-        held = [weight for weight in (mlp.gate, mlp.up, mlp.down) if weight is not None]
-        yield from _together(held, partial(effective.balanced_mlp, block, mlp))
-    if block.router is not None:
-        yield from _together([block.router[0]], partial(effective.router, *block.router))
+def _balanced_heads(block: Block, attention: Attention, device: str) -> dict[str, WeightMatrix]:
+    """Each stored matrix of attention in balance, by the key of the stored one."""
+    if attention.head_dim > attention.q.shape[1]:
+        return {}
+    halves = (prod(attention.v.shape) + prod(attention.o.shape)) * attention.head_dim * 2.0 * _DECOMPOSED
+    scoring, moving = (partial(f, block, attention) for f in (effective.balanced_scoring, effective.balanced_moving))
+    of_scoring = _together([attention.q, attention.k], scoring, device)
+    return of_scoring | _together([attention.v, attention.o], moving, device, halves)
+
+
+def _balanced_mlp(block: Block, mlp: Mlp, rows: Sequence[WeightMatrix], device: str) -> dict[str, WeightMatrix]:
+    """Each stored matrix of an MLP in balance; a row of the function where that is the same."""
+    found: dict[str, WeightMatrix] = {}
+    by_role = {row.module.role: row for row in rows}
+    same = {"gate": mlp.gate is not None and not _has_bias(mlp.gate, mlp), "down": mlp.power is None and not mlp.out}
+    same["up"] = mlp.power is None and not _has_bias(mlp.up, mlp)
+    left: list[Weight] = []
+    for role, weight in (("gate", mlp.gate), ("up", mlp.up), ("down", mlp.down)):
+        if weight is not None and same[role]:
+            found[weight.matrix.key] = by_role[role]
+        elif weight is not None:
+            left.append(weight)
+    roles = tuple(role for role in ("gate", "up", "down") if not same[role])
+    return found | (_together(left, partial(effective.balanced_mlp, block, mlp, roles), device) if left else {})
 
 
 def _together(
-    weights: Sequence[Weight], compute: Callable[[], Array], products: float = 0.0
-) -> Iterator[tuple[str, WeightMatrix]]:
+    weights: Sequence[Weight], compute: Compute, device: str, products: float = 0.0
+) -> dict[str, WeightMatrix]:
     """Cut matrices that are computed one above the other, those that write to the stream transposed."""
+    found: dict[str, WeightMatrix] = {}
     width = weights[0].shape[1]
     sizes = [prod(weight.shape) // width for weight in weights]
-    tensor = _tensor(weights[0].matrix.name, (sum(sizes), width), weights, compute, products=products)
+    tensor = _tensor(weights[0].matrix.name, (sum(sizes), width), weights, compute, device, products=products)
     for weight, end in zip(weights, accumulate(sizes), strict=True):
         size = prod(weight.shape) // width
         stored = weight.matrix
         part = "balanced" if stored.module.part is None else f"{stored.module.part}.balanced"
         slicer = Slicer((1, size, width), select=(slice(end - size, end),))
         module = structs.replace(stored.module, part=part)
-        yield stored.key, replace(stored, module=module, shape=(size, width), tensor=tensor, slicer=slicer)
+        found[stored.key] = replace(stored, module=module, shape=(size, width), tensor=tensor, slicer=slicer)
+    return found
 
 
 def _tensor(
     name: str,
     shape: tuple[int, ...],
     weights: Sequence[Weight],
-    compute: Callable[[], Array],
+    compute: Compute,
+    device: str,
     *,
     is_product: bool = True,
     products: float = 0.0,
@@ -217,7 +236,7 @@ def _tensor(
     def read(_: int | None) -> Array:
         with np.errstate(all="ignore"):
             try:
-                values = compute().reshape(shape)
+                values = computed(compute, device, name).reshape(shape)
             except np.linalg.LinAlgError:
                 return np.full(shape, np.nan)
         return values if np.isfinite(values).all() else np.full(shape, np.nan)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from specdiag.function.folding import Array
+from specdiag.function.arrays import Array, falling, nonzero, norms, triangle
 
 
 def du_core(up: Array, down: Array, *, scaled: bool = False) -> Array:
@@ -20,12 +18,10 @@ def du_core(up: Array, down: Array, *, scaled: bool = False) -> Array:
     """
     m, d = up.shape
     if m < d:
-        left, right = (np.asarray(np.linalg.qr(side, mode="r")) for side in (down, up.T))
-        core = left @ right.T
+        core = triangle(down) @ triangle(up.T).T
     else:
         core = down @ up
-    norm = float(np.linalg.norm(core))
-    return core / norm if scaled and norm > 0 else core
+    return core / nonzero((core * core).sum(axis=(0, 1), keepdims=True) ** 0.5) if scaled else core
 
 
 def homogeneous(up: Array, down: Array, power: int) -> Array:
@@ -36,7 +32,7 @@ def homogeneous(up: Array, down: Array, power: int) -> Array:
         down: shape [d, m].
         power: of `Mlp`.
     """
-    return down if power == 1 else down * np.linalg.norm(up, axis=1) ** (power - 1)
+    return down if power == 1 else down * norms(up, 1) ** (power - 1)
 
 
 def strengths(up: Array, down: Array) -> Array:
@@ -46,7 +42,7 @@ def strengths(up: Array, down: Array) -> Array:
         up: the norm in front folded in, shape [m, d].
         down: shape [d, m].
     """
-    return np.sort(np.linalg.norm(down, axis=0) * np.linalg.norm(up, axis=1))[::-1]
+    return falling(norms(down, 0) * norms(up, 1))[0]
 
 
 def centred_router(router: Array) -> Array:

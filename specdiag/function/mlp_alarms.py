@@ -16,7 +16,8 @@ from specdiag.function.bounds import (
     reader_bounds,
 )
 from specdiag.function.directions import Writer
-from specdiag.function.folding import Array, Reader, fold_reader, fold_writer
+from specdiag.function.arrays import Array, living_ratio, norms, on_host, smaller
+from specdiag.function.folding import Reader, fold_reader, fold_writer
 from specdiag.function.parts import Block, Mlp
 from specdiag.function.stored import StoredNorm, finite
 
@@ -38,9 +39,10 @@ def look_at_mlp(block: Block, mlp: Mlp, feeding: StoredNorm | None, setting: Set
         feeding: the norm whose output it reads; None where it reads the raw stream, whose size nothing bounds.
         setting: of the piece.
     """
-    norm = None if feeding is None else feeding.read()
-    down, up = finite(mlp.down), fold_reader(finite(mlp.up), norm)
-    gate = None if mlp.gate is None else fold_reader(finite(mlp.gate), norm)
+    device = setting.algebra.device
+    norm = None if feeding is None else feeding.read(device)
+    down, up = finite(mlp.down, device), fold_reader(finite(mlp.up, device), norm)
+    gate = None if mlp.gate is None else fold_reader(finite(mlp.gate, device), norm)
     written = fold_writer(down.weight, is_layer=block.wiring.norm == "layer")
     if mlp.power is not None:
         _, written = balance_neurons(up.weight, written, mlp.power)
@@ -59,7 +61,7 @@ def look_at_mlp(block: Block, mlp: Mlp, feeding: StoredNorm | None, setting: Set
     found.ranges.append(range_of(mlp.down, block, setting, inner, None, "into down"))
     outer = down_bounds(down, inner)
     if gate is None:
-        outer = np.minimum(outer, _plain_outer(down, up, setting, can_scale=mlp.power == 1))
+        outer = smaller(outer, _plain_outer(down, up, setting, can_scale=mlp.power == 1))
     else:
         outer = _gated_outer(down, outer, gate, up, setting)
     found.ranges.append(range_of(mlp.down, block, setting, outer, down.bias, "down"))
@@ -90,7 +92,7 @@ def is_tame(activation: str) -> bool:
 
 def _row_norms(mlp: Mlp, written: Array) -> Array:
     """Square norms of the rows; behind a norm of the output the scale of down is free and the norm's gain counts."""
-    rows = np.square(written).sum(axis=1)
+    rows = on_host((written * written).sum(axis=1))
     if mlp.out is None:
         return rows
     return rows / max(float(rows.sum()), np.finfo(np.float64).tiny) * np.square(mlp.out.read().gain)
@@ -100,9 +102,7 @@ def _plain_outer(down: Reader, up: Reader, setting: Setting, *, can_scale: bool)
     """Bound the rows by the length of what enters; neurons that can be rescaled are in balance first."""
     if can_scale:
         even, _ = balance_neurons(up.weight, down.weight)
-        before, after = (np.linalg.norm(side, axis=1) for side in (up.weight, even))
-        lives = (before > 0) & (after > 0)
-        scale = np.divide(after, before, out=np.ones_like(before), where=lives)
+        scale = living_ratio(norms(even, 1), norms(up.weight, 1))
         up = Reader(up.weight * scale[:, None], None if up.bias is None else up.bias * scale)
         down = Reader(down.weight / scale, down.bias)
     return plain_down_bounds(down, up, setting.algebra)
@@ -113,8 +113,9 @@ def _gated_outer(down: Reader, first: Array, gate: Reader, up: Reader, setting: 
     if first.max() <= FP16:
         return first
     even, scaled = balanced_gate(gate, up, down.weight)
-    bias = np.zeros(len(first)) if down.bias is None else np.abs(down.bias)
-    found = np.minimum(first, gated_down_bounds(scaled, gate, even, setting.algebra) + bias)
+    bias = np.zeros(len(first)) if down.bias is None else np.abs(on_host(down.bias))
+    again = on_host(gated_down_bounds(scaled, gate, even, setting.algebra))
+    found = np.minimum(on_host(first), again + bias)
     d, m = down.weight.shape
     n_solved = min(_SOLVED, max(1, int(_FLOPS / (4 * d * d * m))))
     for row in np.argsort(-found, kind="stable")[:n_solved]:

@@ -8,7 +8,7 @@ from typing import cast
 import numpy as np
 
 from specdiag.architecture.wiring import UnknownWiring
-from specdiag.function.folding import Array
+from specdiag.function.arrays import Array
 
 N_POSITIONS = 512
 """Distances at which scores are bounded one by one lie below this."""

@@ -14,7 +14,7 @@ import numpy as np
 from specdiag.function.algebra import Algebra
 from specdiag.function.attention import HeadNorm, Scoring
 from specdiag.function.balance import balance_scoring
-from specdiag.function.folding import Array
+from specdiag.function.arrays import Array, larger, norms, on_host, placed, repeated, swapped, triangle
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def bounds_everywhere(heads: Scoring, width: int, scale: float, algebra: Algebra
         return bounds_at(heads, width, scale, None, algebra)
     even = balance_scoring(heads)
     q, k = (_reach(side, width, algebra) for side in (even.q, even.k))
-    return scale * q * np.repeat(k, len(q) // len(k))
+    return scale * q * repeated(k, len(q) // len(k))
 
 
 def bounds_at(heads: Scoring, width: int, scale: float, rotation: Rotation | None, algebra: Algebra) -> Array:
@@ -68,16 +68,20 @@ def bounds_at(heads: Scoring, width: int, scale: float, rotation: Rotation | Non
         Shape [H].
     """
     per = len(heads.q) // len(heads.k)
-    b, c = heads.q[..., width:], np.repeat(heads.k[..., width:], per, axis=0)
+    b, c = heads.q[..., width:], repeated(heads.k[..., width:], per)
     q_triangle, k_triangle = (_triangle(side[..., :width]) for side in (heads.q, heads.k))
-    k_triangle = np.repeat(k_triangle, per, axis=0)
-    found = np.zeros(len(heads.q))
-    for turn in _turns(heads, rotation):
-        inner = algebra.largest(q_triangle @ turn @ k_triangle.transpose(0, 2, 1))
-        with_bias = np.linalg.norm(q_triangle @ turn @ c, axis=(1, 2)) if c.shape[2] else 0.0
-        with_bias += np.linalg.norm(k_triangle @ turn.T @ b, axis=(1, 2)) if b.shape[2] else 0.0
-        both = np.abs(b.transpose(0, 2, 1) @ turn @ c)[:, 0, 0] if b.shape[2] and c.shape[2] else 0.0
-        found = np.maximum(found, width * inner + width**0.5 * with_bias + both)
+    k_triangle = repeated(k_triangle, per)
+    found: Array | None = None
+    for turn in (placed(turn, algebra.device) for turn in _turns(heads, rotation)):
+        bound = width * algebra.largest(q_triangle @ turn @ swapped(k_triangle))
+        if c.shape[2]:
+            bound = bound + width**0.5 * norms(q_triangle @ turn @ c, 1, 2)
+        if b.shape[2]:
+            bound = bound + width**0.5 * norms(k_triangle @ turn.T @ b, 1, 2)
+        if b.shape[2] and c.shape[2]:
+            bound = bound + abs(swapped(b) @ turn @ c)[:, 0, 0]
+        found = bound if found is None else larger(found, bound)
+    assert found is not None
     return scale * found
 
 
@@ -95,23 +99,23 @@ def bounds_of_norms(heads: Scoring, norm: HeadNorm, scale: float) -> Array:
         Shape [H].
     """
     n, head_dim, _ = heads.q.shape
-    q, k = (np.abs(gain).reshape(-1, head_dim) for gain in (norm.q_gain, norm.k_gain))
+    q, k = (np.abs(on_host(gain)).reshape(-1, head_dim) for gain in (norm.q_gain, norm.k_gain))
     length = (q.size * k.size) ** 0.5
     k = np.repeat(k, len(q) // len(k), axis=0)
-    planes = heads.planes
-    of_planes = q[:, planes].max(axis=2) * k[:, planes].max(axis=2)
+    of_q, of_k = (heads.by_plane(side[..., None])[..., 0].max(axis=2) for side in (q, k))
+    of_planes = of_q * of_k
     rest = q[:, heads.n_rotated :] * k[:, heads.n_rotated :]
     return np.broadcast_to(scale * length * np.concatenate([of_planes, rest], axis=1).max(axis=1), (n,)).copy()
 
 
 def _reach(sides: Array, width: int, algebra: Algebra) -> Array:
-    bias = np.linalg.norm(sides[..., width:], axis=(1, 2))
+    bias = norms(sides[..., width:], 1, 2)
     return width**0.5 * algebra.largest(sides[..., :width]) + bias
 
 
 def _triangle(sides: Array) -> Array:
     """R' of the QR of each transposed side, with the same singular values from the left, shape [H, n, h]."""
-    return np.asarray(np.linalg.qr(sides.transpose(0, 2, 1), mode="r"))
+    return triangle(swapped(sides))
 
 
 def _turns(heads: Scoring, rotation: Rotation | None) -> Sequence[Array]:
@@ -120,7 +124,7 @@ def _turns(heads: Scoring, rotation: Rotation | None) -> Sequence[Array]:
     if rotation is None:
         return [np.eye(head_dim)]
     turns: list[Array] = []
-    first, second = heads.planes.T
+    first, second = heads.by_plane(np.arange(head_dim)[:, None])[..., 0].T
     for offset in rotation.offsets:
         turn = np.eye(head_dim)
         cosine, sine = np.cos(offset * rotation.frequencies), np.sin(offset * rotation.frequencies)

@@ -10,7 +10,8 @@ import numpy as np
 from specdiag.architecture.wiring import UnknownWiring
 from specdiag.checkpoint.adapters.update import row_cut
 from specdiag.checkpoint.tensors import StoredTensor, WeightMatrix
-from specdiag.function.folding import Array, Norm, Reader
+from specdiag.function.arrays import Array, is_finite, placed
+from specdiag.function.folding import Norm, Reader
 from specdiag.spectra.float_types import FLOAT_TYPES
 
 Vector = TypeVar("Vector")
@@ -37,12 +38,17 @@ class Weight:
         rows, cols = self.matrix.shape
         return (cols, rows) if self.transposed else (rows, cols)
 
-    def read(self) -> Reader:
-        """Read weight and bias."""
+    def read(self, device: str = "cpu") -> Reader:
+        """Read weight and bias.
+
+        Args:
+            device: on which they are to be computed with.
+        """
         tensor, slicer = self.matrix.tensor, self.matrix.slicer
         raw = slicer.cut(tensor.read(slicer.index))[0]
         values = FLOAT_TYPES[tensor.values_dtype].widen(raw.T if self.transposed else raw, np.dtype(np.float64))
-        return Reader(values, None if self.bias is None else self.own_part(_vector(self.bias)))
+        bias = None if self.bias is None else placed(self.own_part(_vector(self.bias)), device)
+        return Reader(placed(values, device), bias)
 
     def own_part(self, bias: Vector) -> Vector:
         """Cut the bias of the tensor as the weight is cut.
@@ -58,17 +64,18 @@ class Weight:
         return cast("Vector", take(cast("Any", bias)[:, None])[:, 0])
 
 
-def finite(weight: Weight) -> Reader:
+def finite(weight: Weight, device: str = "cpu") -> Reader:
     """Read weight and bias.
 
     Args:
         weight: the matrix.
+        device: on which they are to be computed with.
 
     Raises:
         UnknownWiring: a value is not finite.
     """
-    values = weight.read()
-    if not np.isfinite(values.weight).all() or (values.bias is not None and not np.isfinite(values.bias).all()):
+    values = weight.read(device)
+    if not is_finite(values.weight) or (values.bias is not None and not is_finite(values.bias)):
         raise UnknownWiring(f"{weight.matrix.key} holds values that are not finite")
     return values
 
@@ -103,10 +110,14 @@ class StoredNorm:
     adds_one: bool
     is_layer: bool
 
-    def read(self) -> Norm:
-        """Read gain and bias."""
-        gain = _vector(self.gain)
-        bias = None if self.bias is None else _vector(self.bias)
+    def read(self, device: str = "cpu") -> Norm:
+        """Read gain and bias.
+
+        Args:
+            device: on which they are to be computed with.
+        """
+        gain = placed(_vector(self.gain), device)
+        bias = None if self.bias is None else placed(_vector(self.bias), device)
         return Norm(1 + gain if self.adds_one else gain, bias, self.is_layer)
 
 

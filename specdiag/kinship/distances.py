@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from specdiag.function.folding import Array
+from specdiag.function.arrays import Array
 from specdiag.kinship.spectra import BlockSpectra, logarithms
 
 HEAD_FLOOR, MLP_FLOOR = 1e-6, 1e-4

@@ -13,7 +13,7 @@ import numpy as np
 from specdiag.analysis.workers import Unit, units
 from specdiag.checkpoint.tensors import WeightMatrix
 from specdiag.errors import UsageError
-from specdiag.function.folding import Array
+from specdiag.function.arrays import Array
 from specdiag.kinship.spectra import BlockSpectra, MlpSpectra, NotFiniteError, Solver
 from specdiag.records import ModuleRole
 from specdiag.resources import available_cpus, format_size, total_memory

@@ -12,7 +12,7 @@ from specdiag.analysis.cache_store import Store
 from specdiag.checkpoint.fingerprint import fingerprint
 from specdiag.checkpoint.tensors import Checkpoint
 from specdiag.files import msgpack_decoder, read_whole
-from specdiag.function.folding import Array
+from specdiag.function.arrays import Array
 from specdiag.kinship.fingerprint import Fingerprint
 from specdiag.kinship.spectra import BlockSpectra
 from specdiag.system.distributions import version

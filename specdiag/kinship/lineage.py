@@ -89,7 +89,7 @@ def lineage(
     memory = None if memory is None else checks.whole("memory", memory, least=1, hint="in bytes: 8 << 30 for 8G")
     folder = None if cache is None else checks.path("cache", cache)
     limits = Thresholds()
-    models = open_models(_opened(sources, base, part=part, stream=stream, role_map=role_map))
+    models = open_models(_opened(sources, base, part=part, stream=stream, role_map=role_map), solver.device)
     prints = _fingerprints(models, solver, jobs, memory, folder, progress)
     models = [_with_print(m, p) for m, p in zip(models, prints, strict=True)]
     relations: list[Relation] = []

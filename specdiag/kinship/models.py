@@ -38,20 +38,21 @@ class Model:
         return all(w.stream == "pre" and w.attn_out is None and w.mlp_out is None for w in wirings)
 
 
-def open_models(checkpoints: Sequence[Checkpoint]) -> list[Model]:
+def open_models(checkpoints: Sequence[Checkpoint], device: str = "cpu") -> list[Model]:
     """Find the blocks of models. One whose config names no model_type takes the wiring of the others.
 
     Args:
         checkpoints: open ones; no values are read.
+        device: on which the matrices of their function are computed when they are read.
     """
     lent = {kind for c in checkpoints if (kind := _model_type(c)) is not None}
     found: list[Model] = []
     for i, checkpoint in enumerate(checkpoints):
         label = label_of(i)
-        model = _open(label, checkpoint)
+        model = _open(label, checkpoint, device)
         if model.record.problem is not None and len(lent) == 1 and _names_nothing(checkpoint):
             (kind,) = lent
-            borrowed = _open(label, replace(checkpoint, config={**checkpoint.config, "model_type": kind}))
+            borrowed = _open(label, replace(checkpoint, config={**checkpoint.config, "model_type": kind}), device)
             if borrowed.record.problem is None:
                 note = f"config.json names no model_type: the wiring of {kind} was taken, as of the other models."
                 record = _replaced(borrowed.record, notes=(*borrowed.record.notes, note))
@@ -66,7 +67,7 @@ def label_of(i: int) -> str:
     return f"{letter}{rest}" if rest else letter
 
 
-def _open(label: str, checkpoint: Checkpoint) -> Model:
+def _open(label: str, checkpoint: Checkpoint, device: str) -> Model:
     problem = None
     if any(matrix.rank is not None for matrix in checkpoint.matrices):
         problem = "an adapter without its base model, which base= names"
@@ -80,7 +81,7 @@ def _open(label: str, checkpoint: Checkpoint) -> Model:
         shown = ", ".join(f"{d} with heads of {h}" for d, h in sorted(sizes))
         problem = f"its layers have several widths ({shown}), which are not compared yet"
     width, head_dim = next(iter(sizes)) if sizes else (None, None)
-    rows = function_of(checkpoint).rows if problem is None else ()
+    rows = function_of(checkpoint, device).rows if problem is None else ()
     record = LineageSource(
         source=checkpoint.source,
         label=label,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from specdiag.function import effective
-from specdiag.function.folding import Array
+from specdiag.function.arrays import Array, inner, repeated, swapped
 from specdiag.function.mlp import homogeneous
 from specdiag.function.parts import Block
 
@@ -65,64 +65,41 @@ def inner_products(blocks: Sequence[Block], orders: Sequence[Order], device: str
         SourceError: a tensor cannot be read.
     """
     is_open = any(b.attention is None or b.attention.head_norms is not None for b in blocks)
-    qk = None if is_open else _of_heads([_qk(b) for b in blocks], orders, device)
-    ov = _of_heads([_ov(b) for b in blocks], orders, device)
+    qk = None if is_open else _of_heads([_qk(b, device) for b in blocks], orders)
+    ov = _of_heads([_ov(b, device) for b in blocks], orders)
     has_one = all(len(b.mlps) == 1 for b in blocks)
     return Products(qk, ov, _of_matrices([_du(b, device) for b in blocks]) if has_one else None)
 
 
-def _of_heads(factors: Sequence[Factors], orders: Sequence[Order], device: str) -> Array:
+def _of_heads(factors: Sequence[Factors], orders: Sequence[Order]) -> Array:
     sides = [(left[list(order)], right[list(order)]) for (left, right), order in zip(factors, orders, strict=True)]
-    multiply = _on_cpu if device in ("cpu", "mps") else _on_device
     table = np.zeros((len(sides), len(sides)))
     for i, one in enumerate(sides):
         for j, other in enumerate(sides[: i + 1]):
-            table[i, j] = table[j, i] = multiply(one, other, device)
+            left, right = (a @ swapped(b) for a, b in zip(one, other, strict=True))
+            table[i, j] = table[j, i] = inner(left, right)
     return table
 
 
-def _on_cpu(one: Factors, other: Factors, _: str) -> float:
-    left, right = (np.matmul(a, b.transpose(0, 2, 1)) for a, b in zip(one, other, strict=True))
-    return float(np.vdot(left, right))
-
-
-def _on_device(one: Factors, other: Factors, device: str) -> float:
-    import torch
-
-    pairs = (
-        [torch.from_numpy(np.ascontiguousarray(side)).to(device) for side in pair]
-        for pair in zip(one, other, strict=True)
-    )
-    left, right = (a @ b.mT for a, b in pairs)
-    return float((left * right).sum())
-
-
 def _of_matrices(matrices: Sequence[Array]) -> Array:
-    flat = [matrix.reshape(-1) for matrix in matrices]
-    return np.array([[float(np.dot(a, b)) for b in flat] for a in flat])
+    return np.array([[inner(a, b) for b in matrices] for a in matrices])
 
 
-def _qk(block: Block) -> Factors:
+def _qk(block: Block, device: str) -> Factors:
     assert block.attention is not None
-    heads, width = effective.scores(block, block.attention), block.attention.q.shape[1]
+    heads, width = effective.scores(block, block.attention, device), block.attention.q.shape[1]
     q, k = heads.q[..., :width], heads.k[..., :width]
-    return q, np.repeat(k, len(q) // len(k), axis=0)
+    return q, repeated(k, len(q) // len(k))
 
 
-def _ov(block: Block) -> Factors:
+def _ov(block: Block, device: str) -> Factors:
     assert block.attention is not None
-    heads = effective.moves(block, block.attention)
-    o = heads.o.transpose(0, 2, 1)
-    return o, np.repeat(heads.v, len(o) // len(heads.v), axis=0)
+    heads = effective.moves(block, block.attention, device)
+    o = swapped(heads.o)
+    return o, repeated(heads.v, len(o) // len(heads.v))
 
 
 def _du(block: Block, device: str) -> Array:
     (mlp,) = block.mlps
-    up = effective.read(mlp.up, mlp.norm)[:, : mlp.up.shape[1]]
-    down = homogeneous(up, effective.write(block, mlp), mlp.power or 1)
-    if device in ("cpu", "mps"):
-        return down @ up
-    import torch
-
-    product = torch.from_numpy(down).to(device) @ torch.from_numpy(np.ascontiguousarray(up)).to(device)
-    return product.cpu().numpy()
+    up = effective.read(mlp.up, mlp.norm, device)[:, : mlp.up.shape[1]]
+    return homogeneous(up, effective.write(block, mlp, device), mlp.power or 1) @ up

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from specdiag.function.folding import Array
+from specdiag.function.arrays import Array
 
 _ROUNDING = 1e-14
 """Squared distance, relative to the squared norm, below which two products are equal."""

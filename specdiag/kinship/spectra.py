@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from specdiag.function.folding import Array
+from specdiag.function.arrays import Array
 
 MlpSpectra = Mapping[str, Array]
 """Spectra of an MLP by role: gate and du, or up and down where neurons cannot be rescaled."""

@@ -125,12 +125,15 @@ def test_only_rotated_rows_keep_the_bias_of_keys():
     scores, _, (_, k, _, _, _, of_k) = several("half", 2)
     expected = np.column_stack([k[:4], np.where(np.arange(4) < 2, of_k[:4], 0)])
     assert scores.k[0] == pytest.approx(expected)
-    assert scores.planes.tolist() == [[0, 1]]
+    assert scores.by_plane(scores.k)[0].tolist() == [scores.k[0, :2].tolist()]
 
 
 @pytest.mark.parametrize(("rope", "planes"), [("half", [[0, 2], [1, 3]]), ("interleaved", [[0, 1], [2, 3]])])
 def test_rows_of_rotary_planes(rope, planes):
-    assert several(rope, 4)[0].planes.tolist() == planes
+    scores = several(rope, 4)[0]
+    assert scores.by_plane(np.arange(4)[:, None])[..., 0].tolist() == planes
+    rows = scores.by_row(np.array([[5.0, 7.0]]))[0]
+    assert [rows[plane].tolist() for plane in planes] == [[5, 5], [7, 7]]
 
 
 @pytest.mark.parametrize("size", [4, 24])
@@ -168,7 +171,7 @@ def test_heads_in_balance_compute_the_same():
 def test_planes_in_balance_have_equal_norms(n_rotated):
     scores, _, _ = several("interleaved", n_rotated)
     even = balance_scoring(scores)
-    for plane in even.planes:
+    for plane in np.arange(n_rotated).reshape(-1, 2):
         for group in range(3):
             queries = np.linalg.norm(even.q[2 * group : 2 * group + 2][:, plane])
             assert queries == pytest.approx(np.linalg.norm(even.k[group][plane]), rel=1e-12)

@@ -152,5 +152,7 @@ def test_the_sum_of_all_invariants(kind, total):
             found += float(plane_strengths(heads).sum())
         for mlp in block.mlps:
             if mlp.gate is not None:
-                found += float(strengths(effective.read(mlp.up, mlp.norm), effective.write(block, mlp)).sum())
+                found += float(
+                    strengths(effective.read(mlp.up, mlp.norm, "cpu"), effective.write(block, mlp, "cpu")).sum()
+                )
     assert found == pytest.approx(total, abs=1e-6)

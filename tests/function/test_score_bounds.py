@@ -79,9 +79,7 @@ def test_no_text_exceeds_a_bound(rope, biases):
 
 def test_scales_of_planes_leave_both_bounds(heads):
     scale = np.exp(np.random.default_rng(2).standard_normal(2))
-    rows = np.empty(4)
-    for plane, s in zip(heads.planes, scale, strict=True):
-        rows[plane] = s
+    rows = heads.by_row(scale[None])[0]
     other = replace(heads, q=heads.q * rows[:, None], k=heads.k / rows[:, None])
     for bound in (lambda h: bounds_at(h, D, 0.5, SLOW, CPU), lambda h: bounds_everywhere(h, D, 0.5, CPU)):
         assert bound(other) == pytest.approx(bound(heads), rel=1e-12)
