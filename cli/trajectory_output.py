@@ -14,6 +14,7 @@ from specdiag.errors import UsageError
 from . import output, tables
 
 if TYPE_CHECKING:
+    from specdiag.records import Form
     from specdiag.trajectories.alerts import Alert
     from specdiag.trajectories.records import DroppedStep, StepResult, Trajectory
     from specdiag.trajectories.watching import Observation
@@ -152,7 +153,7 @@ def _rows(found: Trajectory, metric: str) -> list[dict[str, Any]]:
     if metric in RUN_METRICS:
         series[metric] = found.series(metric)
     else:
-        series |= {label: found.series(metric, role, family=family) for label, family, role in _labelled(found)}
+        series |= {label: found.series(metric, role, family=f, form=form) for label, form, f, role in _labelled(found)}
     rows: dict[int, dict[str, Any]] = {s.step: {"step": s.step} for s in found.steps}
     for name, values in series.items():
         known = dict(values)
@@ -161,16 +162,22 @@ def _rows(found: Trajectory, metric: str) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
-def _labelled(found: Trajectory) -> list[tuple[str, str, str]]:
-    """Each role with its family and a head of its own."""
-    roles = found.roles()
-    names = [role for _, role in roles]
-    return [(role if names.count(role) == 1 else f"{family} {role}", family, role) for family, role in roles]
+def _labelled(found: Trajectory) -> list[tuple[str, Form, str, str]]:
+    """Each role with its form, its family and a head of its own; those of the function that stored ones have marked."""
+    stored, function = found.roles(), found.roles("function")
+    names = [role for _, role in stored]
+    heads: list[tuple[str, Form, str, str]] = [
+        (role if names.count(role) == 1 else f"{family} {role}", "stored", family, role) for family, role in stored
+    ]
+    return heads + [(f"{role} (function)" if role in names else role, "function", f, role) for f, role in function]
 
 
 def _overview(found: Trajectory, width: int) -> Group:
     """Each metric of each role at the first and at the last step."""
-    rows = [(label, {m: found.series(m, role, family=f) for m in _OVERVIEW}) for label, f, role in _labelled(found)]
+    rows = [
+        (label, {m: found.series(m, role, family=f, form=form) for m in _OVERVIEW})
+        for label, form, f, role in _labelled(found)
+    ]
 
     def column(metric: str) -> tables.Column[tuple[str, dict[str, list[tuple[int, float]]]]]:
         digits = 1 if metric == "stable_rank" else 3

@@ -223,6 +223,13 @@ class ModuleRecord(Record, frozen=True, kw_only=True):
         return self.square_alpha + self.gauge_shift
 
     @property
+    def balanced_rho(self) -> float | None:
+        """square_rho of the balanced form, which has the shape of the stored one, and so its null."""
+        if self.square_alpha is None or self.square_rho is None or self.gauge_shift is None:
+            return None
+        return self.square_rho * (1 + self.gauge_shift / (self.square_alpha - 1))
+
+    @property
     def living_shape(self) -> tuple[int, int]:
         """Rows and columns that are not dead; the stored ones where these were not counted."""
         return self.living_rows or self.rows, self.living_cols or self.cols

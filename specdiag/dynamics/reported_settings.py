@@ -62,7 +62,7 @@ def with_settings(
         raise UsageError(f"steps={steps} is less than the run's last checkpoint, step {last}")
     at = sorted({1, *(round(i * steps / _POINTS) for i in range(1, _POINTS + 1))})
     simulated = simulate(optimizer, lr=lr, weight_decay=weight_decay, steps=steps, at=[s for s in at if s], **options)
-    modules = [m for m in trajectory.modules if m.role != "conv"]
+    modules = [m for m in trajectory.modules if m.role != "conv" and m.form == "stored"]
     rows: list[LogEntry] = [row for row in trajectory.rows if row.metric != "lr"]
     for m in modules:
         for point in simulated.course:

@@ -19,12 +19,12 @@ from specdiag.architecture.wiring import UnknownWiring
 from specdiag.checkpoint.tensors import Checkpoint
 from specdiag.function.alarm_records import Alarms, Channel, OutputRange, ScoreBound, WindowRatio, WriterRatio
 from specdiag.function.algebra import Algebra
+from specdiag.function.arrays import Array
 from specdiag.function.attention_alarms import Outputs, Setting, look_at_attention, reader_range
 from specdiag.function.blocks import find_blocks
 from specdiag.function.bounds import least_of_norm
 from specdiag.function.directions import DirectionSearch
 from specdiag.function.feeding import Feeding
-from specdiag.function.arrays import Array
 from specdiag.function.folding import fold_reader
 from specdiag.function.mlp_alarms import look_at_mlp
 from specdiag.function.parts import Block

@@ -9,11 +9,11 @@ import numpy as np
 from specdiag.architecture.wiring import UnknownWiring
 from specdiag.function.alarm_records import OutputRange, ScoreBound
 from specdiag.function.algebra import Algebra
+from specdiag.function.arrays import Array, on_host, permuted, repeated
 from specdiag.function.attention import HeadNorm, Moving, Scoring, scoring
 from specdiag.function.balance import balance_moving
 from specdiag.function.bounds import least_of_reader, moved_bounds, reader_bounds
 from specdiag.function.directions import Writer
-from specdiag.function.arrays import Array, on_host, permuted, repeated
 from specdiag.function.folding import Reader, fold_reader, fold_writer
 from specdiag.function.parts import Attention, Block
 from specdiag.function.score_scale import OFFSETS, Chain, frequencies, score_scale

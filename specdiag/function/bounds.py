@@ -8,7 +8,6 @@ exceeds the largest value of a type nothing follows. Values are those of exact a
 from __future__ import annotations
 
 from specdiag.function.algebra import Algebra
-from specdiag.function.attention import Moving
 from specdiag.function.arrays import (
     Array,
     falling,
@@ -22,6 +21,7 @@ from specdiag.function.arrays import (
     swapped,
     triangle,
 )
+from specdiag.function.attention import Moving
 from specdiag.function.folding import Norm, Reader
 
 

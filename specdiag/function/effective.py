@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
+from specdiag.function.arrays import Array, filled, joined, permuted
 from specdiag.function.attention import HeadNorm, Moving, Scoring, normalised, ov_cores, qk_cores, scoring
 from specdiag.function.balance import balance_moving, balance_neurons, balance_scoring
-from specdiag.function.arrays import Array, filled, joined, permuted
 from specdiag.function.folding import Norm, fold_reader, fold_writer
 from specdiag.function.mlp import centred_router, du_core, homogeneous
 from specdiag.function.parts import Attention, Block, Mlp

@@ -18,8 +18,8 @@ from msgspec import structs
 from specdiag.architecture.split import Slicer, whole
 from specdiag.checkpoint.tensors import Checkpoint, Rounding, StoredTensor, WeightMatrix
 from specdiag.function import effective
-from specdiag.function.blocks import find_blocks
 from specdiag.function.arrays import Array, computed
+from specdiag.function.blocks import find_blocks
 from specdiag.function.parts import Attention, Block, Mlp
 from specdiag.function.stored import Weight
 from specdiag.records import AnyRole, Family, ModuleRole

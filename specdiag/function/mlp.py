@@ -17,10 +17,7 @@ def du_core(up: Array, down: Array, *, scaled: bool = False) -> Array:
         Shape [n, n], n the smaller of m and d.
     """
     m, d = up.shape
-    if m < d:
-        core = triangle(down) @ triangle(up.T).T
-    else:
-        core = down @ up
+    core = triangle(down) @ triangle(up.T).T if m < d else down @ up
     return core / nonzero((core * core).sum(axis=(0, 1), keepdims=True) ** 0.5) if scaled else core
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from specdiag.function.arrays import Array, living_ratio, norms, on_host, smaller
 from specdiag.function.attention_alarms import Outputs, Setting, range_of, reader_range
 from specdiag.function.balance import balance_neurons
 from specdiag.function.bounds import (
@@ -16,7 +17,6 @@ from specdiag.function.bounds import (
     reader_bounds,
 )
 from specdiag.function.directions import Writer
-from specdiag.function.arrays import Array, living_ratio, norms, on_host, smaller
 from specdiag.function.folding import Reader, fold_reader, fold_writer
 from specdiag.function.parts import Block, Mlp
 from specdiag.function.stored import StoredNorm, finite

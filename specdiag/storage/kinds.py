@@ -40,13 +40,13 @@ REPORT = Kind("specdiag report", 8, "records", "make one with 'specdiag analyze'
 PLAN = Kind("decay plan", 8, "entries", "make one with 'specdiag recommend -o'")
 COMPARISON = Kind("comparison", 10, "reshaped", "make one with 'specdiag compare -o'")
 AUDIT = Kind("audit", 7, "findings", "make one with 'specdiag audit -o'")
-TRAJECTORY = Kind("trajectory", 5, "dropped", "make one with 'specdiag trajectory'")
+TRAJECTORY = Kind("trajectory", 6, "dropped", "make one with 'specdiag trajectory'")
 LEDGER = Kind(
     "ledger of a trajectory", 3, "options", "delete its folder, and 'specdiag trajectory' analyses every step again"
 )
 SIMULATION = Kind("simulation", 2, "setting", "make one with specdiag.simulate")
 NORM_CHECK = Kind("check of logged norms", 1, "left_out", "make one with 'specdiag simulate --check -o'")
-WATCHED = Kind("list of watched modules", 3, "every", "log the norms anew with specdiag.optim.NormWatch")
+WATCHED = Kind("list of watched modules", 4, "every", "log the norms anew with specdiag.optim.NormWatch")
 REFERENCE = Kind("reference", 2, "ranges", "make one with 'specdiag reference build -o'")
 RATES = Kind("plan of learning rates", 1, "rate_entries", "make one with 'specdiag recommend --what lr -o'")
 KINDS = (REPORT, PLAN, RATES, COMPARISON, AUDIT, TRAJECTORY, LEDGER, SIMULATION, NORM_CHECK, WATCHED, REFERENCE)

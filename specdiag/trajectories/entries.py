@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from specdiag.records import FUNCTION_ROLES, ModuleRecord
+from specdiag.records import ModuleRecord
 from specdiag.report import SpectralReport
 from specdiag.trajectories.losses import Losses
 from specdiag.trajectories.metric_log import RUN, LogEntry, entry
@@ -57,14 +57,12 @@ def step_entries(result: StepResult, report: SpectralReport) -> list[LogEntry]:
 
 
 def followed(report: SpectralReport) -> tuple[ModuleRecord, ...]:
-    """List the rows that are followed over the steps: stored matrices, and the products QK, OV and DU of the function.
-
-    Its other rows have roles of stored matrices, whose medians they would enter: they stay in the report of the step.
+    """List the rows that are followed over the steps: stored matrices, and those of the function.
 
     Args:
         report: of a step.
     """
-    return (*report.records, *(r for r in report.function if r.role in FUNCTION_ROLES))
+    return (*report.records, *report.function)
 
 
 def tracked(record: ModuleRecord | TrackedModule) -> TrackedModule:
@@ -75,6 +73,7 @@ def tracked(record: ModuleRecord | TrackedModule) -> TrackedModule:
         family=record.family,
         layer=record.layer,
         component=record.component,
+        form=record.form,
         rows=record.rows,
         cols=record.cols,
     )

@@ -6,7 +6,7 @@ from statistics import median
 
 import msgspec
 
-from specdiag.records import FAMILIES, FUNCTION_ROLES, ROLES, AnyRole, Family, Record, Source
+from specdiag.records import FAMILIES, FUNCTION_ROLES, ROLES, AnyRole, Family, Form, Record, Source
 from specdiag.storage.kinds import TRAJECTORY
 from specdiag.storage.result import Result
 from specdiag.text import checks
@@ -33,6 +33,7 @@ class TrackedModule(Record, frozen=True, kw_only=True):
     family: Family
     layer: int | None = None
     component: str | None = None
+    form: Form = "stored"
     rows: int
     cols: int
 
@@ -98,6 +99,7 @@ class Trajectory(Result, Record, frozen=True, kw_only=True):
         family: str | None = None,
         layer: int | None = None,
         module: str | None = None,
+        form: Form | None = None,
     ) -> list[tuple[int, float]]:
         """Follow a metric over the steps, as the median over the chosen matrices.
 
@@ -107,16 +109,20 @@ class Trajectory(Result, Record, frozen=True, kw_only=True):
             family: only of this family.
             layer: only of this layer.
             module: only this matrix, by its key.
+            form: `stored` or `function`. None for that of the module, for the function where the role is one of its
+                products (qk, ov, du), and for stored matrices elsewhere.
 
         Returns:
             (step, median), only for steps at which a chosen matrix has a value.
         """
         checks.text("metric", metric)
         layer = None if layer is None else checks.whole("layer", layer)
+        own_form = form or ("function" if role in FUNCTION_ROLES else "stored")
         keys = {
             m.key
             for m in self.modules
-            if (role is None or m.role == role)
+            if (m.form == own_form or (form is None and module is not None))
+            and (role is None or m.role == role)
             and (family is None or m.family == family)
             and (layer is None or m.layer == layer)
             and (module is None or m.key == module)
@@ -129,10 +135,14 @@ class Trajectory(Result, Record, frozen=True, kw_only=True):
                 values.setdefault(row.step, []).append(row.value)
         return [(step, median(group)) for step, group in values.items()]
 
-    def roles(self) -> list[tuple[Family, AnyRole]]:
-        """Family and role of the matrices, each once, in the order of every table, products of the function last."""
-        order = (*ROLES, *FUNCTION_ROLES)
-        roles: set[tuple[Family, AnyRole]] = {(m.family, m.role) for m in self.modules}
+    def roles(self, form: Form = "stored") -> list[tuple[Family, AnyRole]]:
+        """List family and role of the matrices, each once, in the order of every table.
+
+        Args:
+            form: `stored` for stored matrices, `function` for those of the function.
+        """
+        order = (*FUNCTION_ROLES, *ROLES)
+        roles: set[tuple[Family, AnyRole]] = {(m.family, m.role) for m in self.modules if m.form == form}
         return sorted(roles, key=lambda r: (FAMILIES.index(r[0]), order.index(r[1])))
 
     def to_json(self) -> bytes:

@@ -63,9 +63,13 @@ def tagged(trajectory: Trajectory, step: int) -> dict[str, float]:
         step: one of its steps.
 
     Returns:
-        Medians over the matrices of a role as `metric/role`, numbers of the whole network as `run/metric`.
+        Medians over the matrices of a role as `metric/role`, of other rows of the function than its products as
+        `metric/function.role`, numbers of the whole network as `run/metric`.
     """
-    roles = {m.key: m.role for m in trajectory.modules}
+    stored = {role for _, role in trajectory.roles()}
+    roles = {
+        m.key: f"function.{m.role}" if m.form == "function" and m.role in stored else m.role for m in trajectory.modules
+    }
     values: dict[str, list[float]] = {}
     for row in trajectory.rows:
         if row.step == step and row.value is not None:

@@ -22,11 +22,10 @@ from specdiag.function.attention import (
 )
 from specdiag.function.balance import balance_moving, balance_neurons, balance_scoring
 from specdiag.function.blocks import find_blocks
-from specdiag.function.bounds import balanced_gate, gated_down_bounds, moved_bounds, plain_down_bounds, reader_bounds
+from specdiag.function.bounds import balanced_gate, moved_bounds, reader_bounds
 from specdiag.function.folding import Norm, Reader, fold_reader, fold_writer
 from specdiag.function.matrices import function_of
 from specdiag.function.mlp import centred_router, du_core, homogeneous, strengths
-from specdiag.function.scores import Rotation, bounds_at, bounds_everywhere
 from specdiag.kinship.products import inner_products
 
 KINDS = ("llama", "gpt2", "qwen3", "gemma2", "gptj", "mixtral", "nemotron", "bert")

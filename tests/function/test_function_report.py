@@ -110,6 +110,7 @@ def test_gauge_shift_is_that_of_a_model_in_balance(llama, report):
     after = specdiag.analyze(balanced, roles=("gate", "up", "down"), device="cpu")
     for row in after:
         assert report[row.key].gauge_shift == pytest.approx(row.square_alpha - report[row.key].square_alpha, abs=1e-9)
+        assert report[row.key].balanced_rho == pytest.approx(row.square_rho, rel=1e-9)
     again = specdiag.analyze(balanced, roles=("up", "down"), function=True, device="cpu")
     assert [row.gauge_shift for row in again] == pytest.approx([0] * 4, abs=1e-9)
 

@@ -11,6 +11,7 @@ from wired_models import random_model
 
 import specdiag
 from specdiag.records import ModuleRecord
+from specdiag.trajectories.sinks import tagged
 from specdiag.views.head_map import head_panels
 from specdiag.views.html.page import html_report
 
@@ -113,12 +114,26 @@ def test_products_over_the_steps_of_a_run(tmp_path):
     found = specdiag.trajectory(run, function=True, device="cpu")
     (_, first), (_, second) = found.series("spectral_norm", "qk")
     assert second == pytest.approx(2 * first, rel=1e-5)
-    assert {role for _, role in found.roles()} >= {"q", "qk", "ov", "du"}
-    gate = [m for m in found.modules if m.role == "gate"]
-    assert len(gate) == 2  # stored ones alone: the function's would enter the same median
+    assert {role for _, role in found.roles()} == {"embed", "head", "q", "k", "v", "o", "gate", "up", "down"}
+    assert [role for _, role in found.roles("function")] == ["qk", "ov", "du", "gate"]
+    gates = {
+        form: [m.key for m in found.modules if (m.role, m.form) == ("gate", form)] for form in ("stored", "function")
+    }
+    assert [len(keys) for keys in gates.values()] == [2, 2]
+    stored, function = (dict(found.series("frobenius_norm", "gate", form=form)) for form in gates)
+    assert dict(found.series("frobenius_norm", "gate")) == stored != function
+    assert dict(found.series("frobenius_norm", family="mlp")) == dict(
+        found.series("frobenius_norm", family="mlp", form="stored")
+    )
+    (key, _) = gates["function"]
+    assert found.series("frobenius_norm", module=key)[0][1] != stored[1]
+    tags = tagged(found, 2)
+    assert (tags["frobenius_norm/gate"], tags["frobenius_norm/function.gate"]) == (stored[2], function[2])
+    assert "frobenius_norm/qk" in tags
     again = specdiag.load_trajectory(run / "specdiag_trajectory")
     assert again.series("alpha", "ov") == found.series("alpha", "ov")
     assert specdiag.plot.trajectory(found).axes
     code, out, err = outcome("trajectory", run, "--function", width=120)
     assert code == 0, err
     assert "qk" in out
+    assert "gate (function)" in out

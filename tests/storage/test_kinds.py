@@ -79,11 +79,11 @@ FIELDS = {
     "plan of learning rates": (1, "65e8522d4269ede0"),
     "comparison": (10, "51052a157fca5313"),
     "audit": (7, "69193df79fb630ed"),
-    "trajectory": (5, "75f823678a4876c2"),
+    "trajectory": (6, "b1ae05cccee08c33"),
     "ledger of a trajectory": (3, "769587841390a164"),
     "simulation": (2, "824ee8d4043e36e8"),
     "check of logged norms": (1, "6ff9123fa3f840b0"),
-    "list of watched modules": (3, "b605e036b3d2c779"),
+    "list of watched modules": (4, "14dadd70e172ac47"),
     "reference": (2, "86fa55df0159a104"),
 }
 """The schema of each kind, and the digest of the names and types of its fields, nested records included."""

@@ -72,7 +72,7 @@ def norms(run: Trajectory | NormLog, *, roles: str | Sequence[str] = ()) -> Repo
 
 
 def _of_role(trajectory: Trajectory, expected: Sequence[Expected], family: str, role: str) -> list[Expected]:
-    keys = {m.key for m in trajectory.modules if (m.family, m.role) == (family, role)}
+    keys = {m.key for m in trajectory.modules if (m.form, m.family, m.role) == ("stored", family, role)}
     return [e for e in expected if e.module in keys]
 
 

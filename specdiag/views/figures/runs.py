@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from specdiag.errors import UsageError
-from specdiag.records import ROLES, Family, Role, stored_role
+from specdiag.records import Family, Role, stored_role
 from specdiag.text import checks
 from specdiag.trajectories.records import Trajectory
 from specdiag.views.figures.palette import palette
@@ -31,7 +31,7 @@ def roles_with(trajectory: Trajectory, metrics: Sequence[str], roles: str | Sequ
         UsageError: there is no such role, or none has a value.
     """
     roles = checks.texts("roles", roles)
-    present: Roles = [(family, stored_role(role)) for family, role in trajectory.roles() if role in ROLES]
+    present: Roles = [(family, stored_role(role)) for family, role in trajectory.roles()]
     missing = [role for role in roles if role not in {r for _, r in present}]
     if missing:
         raise UsageError(
