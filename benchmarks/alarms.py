@@ -147,7 +147,9 @@ def clean() -> None:
         wide = min(w.ratio for w in alarms.writers if w.ratio is not None)
         shared = min(w.shared for w in alarms.writers if w.shared is not None)
         channels = [(c.channel, round(c.size, 2)) for c in alarms.channels]
-        sys.stderr.write(f"{name}: D {wide:.3g}, C {shared:.3g}, means {means}, channels {channels}\n")
+        scores = max((s.bound for s in alarms.scores), default=None)
+        figures = f"D {wide:.3g}, C {shared:.3g}, means {means}, channels {channels}, largest score bound {scores}"
+        sys.stderr.write(f"{name}: {figures}\n")
 
 
 def main() -> None:

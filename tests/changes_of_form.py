@@ -62,6 +62,29 @@ class Changes:
             layer.k.div_(part)
             layer.v.div_(part)
 
+    def turn_stream(self) -> None:
+        """Turn the residual stream of a decoder with RMS norms in front of its readers and a head of its own."""
+        inner, head = self.model.model, self.model.lm_head.weight
+        turn = torch.linalg.qr(self.normal(head.shape[1], head.shape[1])).Q
+        with torch.no_grad():
+            for layer in self.layers:
+                wiring = self.wiring(layer)
+                mlp = [layer.up, layer.gate, layer.router]
+                for name, readers in ((wiring.attn_in, [layer.q, layer.k, layer.v]), (wiring.mlp_in, mlp)):
+                    assert name is not None
+                    assert wiring.gain == "g"
+                    gain = layer.norms[name].weight
+                    for reader in readers:
+                        if reader is not None:
+                            reader.copy_((reader * gain) @ turn)
+                    gain.fill_(1)
+                for writer in (layer.o.flatten(1), layer.down):
+                    if writer is not None:
+                        writer.copy_(turn.T @ writer)
+            head.copy_((head * inner.norm.weight) @ turn)
+            inner.norm.weight.fill_(1)
+            inner.embed_tokens.weight.copy_(inner.embed_tokens.weight @ turn)
+
     def normal(self, *shape: int) -> Tensor:
         return torch.from_numpy(self.rng.standard_normal(shape))
 

@@ -62,8 +62,9 @@ def notes(
     same = correlation(stored, balanced) if min(len(set(stored)), len(set(balanced))) > 1 else None
     n_many = sum(change >= _MANY for change in moved)
     related = "" if same is None else f" (correlation {same:+.2f})"
+    other = "the stored form" if basis == "function" else "the balanced form, which computes the same,"
     text = (
-        f"By square_alpha of the balanced form, which computes the same, ratios differ by {fmean(moved):.2f} in "
+        f"By square_alpha of {other} ratios differ by {fmean(moved):.2f} in "
         f"the mean and {max(moved):.2f} at most, {n_many} of {len(known)} by {_MANY} or more{related}."
     )
     return [*said, text + _conclusion(known, stored, balanced, same)]

@@ -76,6 +76,17 @@ def test_changes_of_form_change_neither_logits_nor_function(kind):
         assert after[key] == pytest.approx(values, rel=0, abs=INVARIANT * values.max()), key
 
 
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "mixtral"])
+def test_a_turned_stream_changes_neither_logits_nor_function(kind):
+    model, changes = changed(kind)
+    before = spectra(model)
+    changes.turn_stream()
+    assert difference(kind, model) < SAME
+    after = spectra(model)
+    for key, values in before.items():
+        assert after[key] == pytest.approx(values, rel=0, abs=INVARIANT * values.max()), key
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_part_of_every_block_is_found(kind):
     blocks, notes = find_blocks(open_source(random_model(kind)))
