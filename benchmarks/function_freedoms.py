@@ -5,9 +5,9 @@
 SmolLM2-135M (every third layer) and MiniLM with their weights (`tests/assets.py`), a GPT-2 and a Mixtral built from
 configurations with random weights, all in float64. The freedoms that the wiring allows are drawn
 (`tests/changes_of_form.py`). In SmolLM2 and Mixtral the residual stream is turned besides; there channels, which belong
-to the basis, are left out of the findings. Prints a table: the largest change of any number of a row of the function, relative to the largest of its column in its layer and
-role, and the same of the balanced form of stored rows, whether the findings of `audit --alarms` on directions, channels
-and scores are the same, and what `lineage` says.
+to the basis, are left out of the findings. Prints a table: the largest change of any number of a row of the function,
+relative to the largest of its column in its layer and role, and the same of the balanced form of stored rows, whether
+the findings of `audit --alarms` on directions, channels and scores are the same, and what `lineage` says.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ def with_function(found: Verification, before: Checkpoint, after: Checkpoint) ->
         return found
     numbers = f"distance {relation.attention:.4f}; specdiag lineage says more"
     sentence = {
-        "same function": f"The layers compute the same in another form, but for rounding ({numbers}).",
+        "same function": f"The layers compute the same in another form, to the rounding of 8 bits ({numbers}).",
         "derived": f"The layers compute something else, and the models are kin ({numbers}).",
     }.get(relation.verdict, f"The layers compute something else ({numbers}).")
     return replace(found, function=relation.verdict, notes=(*found.notes, sentence))
