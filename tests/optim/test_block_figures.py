@@ -124,7 +124,9 @@ def test_a_short_healthy_run_raises_none_and_a_planted_growth_does(tmp_path, cap
         pytest.param("score_bound", (3900, 4100, 4300, 7900, 8100), [1, 4], id="scores pass the limit and its double"),
         pytest.param("score_bound", (9000, 9000), [0], id="scores are high from the beginning"),
         pytest.param("qk_stable_rank", (12, 7, 4, 2.1), [], id="rank falls slowly"),
-        pytest.param("qk_stable_rank", (12, 5.9, 5), [1], id="rank halves at once"),
+        pytest.param("qk_stable_rank", (12, 12, 11, 12, 11.5, 5.5, 2), [5], id="a settled rank halves at once"),
+        pytest.param("qk_stable_rank", (11.3, 10.6, 5.4, 1.4, 1.2, 1.2, 1.3), [], id="rank falls while a run begins"),
+        pytest.param("qk_stable_rank", (11.3, 1.2, 1.5, 1.6, 1.6), [], id="rank falls at the first logged step"),
         pytest.param("channel_size", (1.05, 1.25, 1.8, 2.6, 3.1), [], id="channels grow as in finished models"),
         pytest.param("channel_size", (1.1, 1.7), [1], id="a channel leaps"),
         pytest.param("channel_size", (3.9, 4.1, 4.2), [1], id="a channel passes the limit"),
@@ -135,12 +137,12 @@ def test_what_raises_an_alert(metric, values, raised):
     for step, value in enumerate(values):
         rows = [entry(step, "m", metric, value)]
         found += [alert.step for alert in function_alerts(before, rows)]
-        before |= latest_values(rows)
+        before |= latest_values(before, rows)
     assert found == raised
 
 
 def test_one_alert_for_many_heads():
-    before = latest_values([entry(0, f"a[head={i}.qk]", "score_bound", 1500) for i in range(4)])
+    before = latest_values({}, [entry(0, f"a[head={i}.qk]", "score_bound", 1500) for i in range(4)])
     rows = [entry(5, f"a[head={i}.qk]", "score_bound", 3100 + i) for i in range(4)]
     (alert,) = function_alerts(before, rows)
     assert alert.module == "a[head=3.qk]"

@@ -32,7 +32,7 @@ from specdiag.records import ROLES
 from specdiag.system.folder_lock import FolderLock
 from specdiag.text import checks
 from specdiag.trajectories.alerts import Alert
-from specdiag.trajectories.function_alerts import function_alerts, latest_values
+from specdiag.trajectories.function_alerts import Last, function_alerts, latest_values
 from specdiag.trajectories.metric_log import LOG_NAME, NORMS_NAME, LogEntry, append_log
 
 _log = logging.getLogger("specdiag")
@@ -100,7 +100,7 @@ class NormWatch:
             self._figures = BlockFigures(model, {matrix.key for matrix in self._matrices})
         self.notes: tuple[str, ...] = () if self._figures is None else self._figures.notes
         """Sentences on blocks of which scores, QK and channels are not watched, each with its reason."""
-        self._last_values: dict[tuple[str, str], tuple[int, float]] = {}
+        self._last_values: dict[tuple[str, str], Last] = {}
         self._of_blocks: list[LogEntry] | None = None
         self._powers = PowerIteration()
         self._handles: list[RemovableHandle] = []
@@ -182,7 +182,7 @@ class NormWatch:
     def load_state_dict(self, state: Table) -> None:
         """Continue from a saved state; matrices that are new, or of another shape, start anew."""
         self._last_step = state["steps"]
-        self._last_values = {(metric, module): (step, value) for metric, module, step, value in state["last_values"]}
+        self._last_values = {(metric, module): Last(*last) for metric, module, *last in state["last_values"]}
         self._powers.load_state_dict(state["vectors"])
         self._powers.keep({m.key: m.slicer.shape for m in self._matrices})
 
@@ -263,7 +263,7 @@ class NormWatch:
         rows = [*layer_means(self._step, self._matrices, self._entries), *self._entries, *blocks]
         self.latest, self._entries, self._of_blocks = tuple(rows), [], None
         self.alerts = tuple(function_alerts(self._last_values, blocks))
-        self._last_values |= latest_values(blocks)
+        self._last_values |= latest_values(self._last_values, blocks)
         for alert in self.alerts:
             _log.warning("step %d: %s", alert.step, alert.message)
         if self._log is not None:
