@@ -30,8 +30,8 @@ class Last(NamedTuple):
 Values = Mapping[tuple[str, str], Last]
 """By metric and module."""
 _SETTLED = 4
-"""Settled steps after which a fall of rank raises an alert. A choice: in an honest run of a small LLaMA from scratch all
-ranks fell from 11 to between 1 and 3 within 70 steps (`specdiag train tiny-llama-bytes`)."""
+"""Settled steps after which a fall of rank raises an alert. A choice: in an honest run of a small LLaMA from scratch
+all ranks fell from 11 to between 1 and 3 within 70 steps (`specdiag train tiny-llama-bytes`)."""
 
 
 @dataclass(frozen=True, slots=True)
