@@ -72,16 +72,18 @@ def _print(found: Comparison, most: int | None, reference: ReferenceRanges) -> N
     held = [("Reference", peers.standing(after))] if after else []
     answer_output.show_facts([*facts(found), *held], console)
     has_weights = any(m.delta is not None for m in found.modules)
-    console.print(_roles(found.roles, console.width, has_weights=has_weights))
-    console.print()
+    if found.modules:
+        console.print(_roles(found.roles, console.width, has_weights=has_weights))
+        console.print()
     shown = list(found.modules)
     title = f"{len(shown)} matrices"
     all_rows = most is None
     if most is not None and len(shown) > most:
         shown = wording.most_changed(found, most)
         title = f"The {len(shown)} of {len(found.modules)} matrices that changed most (--all: every one)"
-    console.print(_modules(shown, title, console.width, has_weights=has_weights))
-    console.print()
+    if shown:
+        console.print(_modules(shown, title, console.width, has_weights=has_weights))
+        console.print()
     if found.function_roles:
         console.print(_function(found.function_roles, console.width))
         console.print()

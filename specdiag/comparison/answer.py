@@ -23,6 +23,8 @@ def headline(comparison: Comparison) -> str:
         comparison: as `compare` returned it.
     """
     n, changed = len(comparison.modules), sum(m.unchanged is False for m in comparison.modules)
+    if not n:
+        return "No matrix was compared: none has one of its name and shape on the other side."
     if any(m.unchanged is None for m in comparison.modules):
         return f"Whether {n} matrices changed is not known to the bit: a side has no digests of its values."
     if not changed:

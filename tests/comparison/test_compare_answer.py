@@ -43,6 +43,11 @@ def test_equal_models():
     assert more["Unchanged"] == "16 matrices"
 
 
+def test_models_without_a_common_matrix_are_not_called_equal():
+    first, _ = answered(model(), {name: torch.randn(80, 80) for name in model()})
+    assert first == "No matrix was compared: none has one of its name and shape on the other side."
+
+
 def test_a_fine_tune_of_all_directions():
     first, more = answered(model(), moved(0.1))
     assert first == "16 of 16 matrices changed, together by 10.0% of their norm."
