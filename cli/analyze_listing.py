@@ -9,7 +9,8 @@ from specdiag.errors import UsageError
 from . import options, output, tables
 
 if TYPE_CHECKING:
-    from specdiag.checkpoint.tensors import Checkpoint
+    from specdiag.checkpoint.tensors import Checkpoint, WeightMatrix
+    from specdiag.records import Settings
 
     from .analyze_target import Target
 
@@ -39,31 +40,24 @@ def listing(checkpoint: Checkpoint, choices: options.Arguments, target: Target) 
     show.notes(checkpoint.notes[known:])
     selected, skipped = select(checkpoint, settings)
     forms = needed(balanced, selected)
-    rows: list[dict[str, Any]] = [
-        {
-            "name": m.key, "role": m.module.role, "family": m.module.family, "layer": m.module.layer,
-            "component": m.module.component, "shape": "x".join(str(d) for d in m.shape), "dtype": m.storage_dtype,
-            "bytes": m.stored_bytes,
-            "gflop": flops(m, settings) / 1e9, "core_seconds": seconds(m, settings),
-        }
-        for m in selected
-    ]  # fmt: skip
     if target.format != "table":
+        rows = [_row(m, settings) for m in selected]
         data = export(rows, list(rows[0]), target.format)
         if target.out is None:
             output.write(data)
         else:
             write_atomically(target.out, data)
         return
-    stored = [row for row, m in zip(rows, selected, strict=True) if m.module.form == "stored"]
-    made = [row for row, m in zip(rows, selected, strict=True) if m.module.form == "function"]
-    total = sum(row["gflop"] for row in rows) + sum(flops(m, settings) for m in forms) / 1e9
+    stored = [m for m in selected if m.module.form == "stored"]
+    made = [m for m in selected if m.module.form == "function"]
+    total = sum(flops(m, settings) / 1e9 for m in selected) + sum(flops(m, settings) for m in forms) / 1e9
     console = output.console()
-    most = len(rows) if target.all_rows else _MOST
+    most = len(selected) if target.all_rows else _MOST
     for kind, title in ((stored, "matrices would be analysed"), (made, "of the function would be made of them")):
         if kind or kind is stored:
             more = f", the first {most} of them (--all: every one)" if len(kind) > most else ""
-            console.print(tables.rows_table(kind[:most], f"{len(kind)} {title}{more}", console.width))
+            rows = [_row(m, settings) for m in kind[:most]]
+            console.print(tables.rows_table(rows, f"{len(kind)} {title}{more}", console.width))
     if target.all_rows:
         left = [{"tensor": s.name, "shape": "x".join(map(str, s.shape)), "reason": s.reason} for s in skipped]
         console.print(tables.rows_table(left, f"{len(left)} left out", console.width))
@@ -74,11 +68,22 @@ def listing(checkpoint: Checkpoint, choices: options.Arguments, target: Target) 
         )
     if forms:
         console.print(f"{len(forms)} matrices would be measured in balance too, for gauge_shift", soft_wrap=True)
-    megabytes = sum(row["bytes"] for row in stored or made) / 2**20
-    wanted = (sum(row["core_seconds"] for row in rows) + sum(seconds(m, settings) for m in forms)) / available_cpus()
+    megabytes = sum(m.stored_bytes for m in stored or made) / 2**20
+    wanted = (sum(seconds(m, settings) for m in selected) + sum(seconds(m, settings) for m in forms)) / available_cpus()
     estimate = (
         f"about {wanted:.1f} s on {available_cpus()} processors, if they are like that of docs/scale.md"
         if settings.device == "cpu"
         else f"no estimate of the time on {settings.device}, which was not measured"
     )
     console.print(f"{megabytes:.0f} MiB to read, {total:.1f} GFLOP: {estimate}", soft_wrap=True)
+
+
+def _row(m: WeightMatrix, settings: Settings) -> dict[str, Any]:
+    from specdiag.analysis.cost import flops, seconds
+
+    return {
+        "name": m.key, "role": m.module.role, "family": m.module.family, "layer": m.module.layer,
+        "component": m.module.component, "shape": "x".join(str(d) for d in m.shape), "dtype": m.storage_dtype,
+        "bytes": m.stored_bytes,
+        "gflop": flops(m, settings) / 1e9, "core_seconds": seconds(m, settings),
+    }  # fmt: skip

@@ -118,7 +118,8 @@ class _Console(Console):
         """As rich's; here even what came past `print` is made to show."""
         for segment in super().render(renderable, options):
             text, style, control = segment
-            yield segment if control else Segment(workflow.inert(printable(text, keep="\n")), style)
+            shown = text if control else workflow.inert(printable(text, keep="\n"))
+            yield segment if shown == text else Segment(shown, style)
 
 
 def _broken(renderable: Any, width: int) -> Any:

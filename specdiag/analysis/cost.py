@@ -33,23 +33,33 @@ def flops(matrix: WeightMatrix, settings: Settings) -> float:
 
     A matrix that is computed from others has its share of their products too.
     """
-    n_windows, *window = _windows(matrix, settings)
-    solves = ((2 if settings.randomize else 1, *_size(matrix)), (n_windows, *window))
-    return _products(matrix) + matrix.n_slices * sum(count * (n * n * m + 4 / 3 * n**3) for count, n, m in solves)
+    return _products(matrix) + matrix.n_slices * _operations(matrix.shape, matrix.rank, settings)
 
 
 def seconds(matrix: WeightMatrix, settings: Settings) -> float:
     """Estimate the seconds of one matrix on one core of the machine of docs/scale.md."""
-    n_windows, n, m = _windows(matrix, settings)
-    solves = [
-        *((_size(matrix), dtype, share) for dtype, share in _solves(matrix, settings)),
-        ((n, m), fixed_type(settings), n_windows),
-    ]
-    solved = sum(share * _nanoseconds(size, dtype) for size, dtype, share in solves if share)
+    solved = _solving(matrix.shape, matrix.rank, _eps(matrix), settings)
     return (_products(matrix) * NANOSECONDS["float64"][0] + matrix.n_slices * solved) / 1e9
 
 
 @lru_cache(1024)  # a model has a few shapes
+def _operations(shape: tuple[int, int], rank: int | None, settings: Settings) -> float:
+    n_windows, *window = _windows(shape, rank, settings)
+    solves = ((2 if settings.randomize else 1, *_size(shape, rank)), (n_windows, *window))
+    return sum(count * (n * n * m + 4 / 3 * n**3) for count, n, m in solves)
+
+
+@lru_cache(1024)
+def _solving(shape: tuple[int, int], rank: int | None, eps: float, settings: Settings) -> float:
+    """Estimate the nanoseconds of all solves of one slice."""
+    n_windows, n, m = _windows(shape, rank, settings)
+    solves = [
+        *((_size(shape, rank), dtype, share) for dtype, share in _solves(eps, settings)),
+        ((n, m), fixed_type(settings), n_windows),
+    ]
+    return sum(share * _nanoseconds(size, dtype) for size, dtype, share in solves if share)
+
+
 def _nanoseconds(size: tuple[int, int], dtype: ComputeType) -> float:
     return float(terms(*size) @ np.array(NANOSECONDS[dtype]))
 
@@ -59,10 +69,10 @@ def _products(matrix: WeightMatrix) -> float:
     return tensor.products * math.prod(matrix.slicer.shape) / (math.prod(tensor.shape) or 1)
 
 
-def _solves(matrix: WeightMatrix, settings: Settings) -> list[tuple[ComputeType, float]]:
+def _solves(eps: float, settings: Settings) -> list[tuple[ComputeType, float]]:
     """How often a matrix is solved in each arithmetic, on average."""
     randomized: list[tuple[ComputeType, float]] = [("float64", 1.0)] if settings.randomize else []
-    if first_type(settings, _eps(matrix)) == "float32" and settings.dtype == "auto":
+    if first_type(settings, eps) == "float32" and settings.dtype == "auto":
         return [("float32", 1.0), ("float64", _SOLVED_AGAIN), *randomized]
     return [(fixed_type(settings), 1.0), *randomized]
 
@@ -83,7 +93,7 @@ def memory(matrix: WeightMatrix, settings: Settings) -> int:
     Of a quantised tensor the codes, their values, and as much again while these are computed.
     """
     item = 4 if settings.dtype == "float32" else 8
-    n, m = _size(matrix)
+    n, m = _size(matrix.shape, matrix.rank)
     tensor = matrix.tensor
     stored = tensor.nbytes
     if tensor.values is not None:
@@ -94,15 +104,15 @@ def memory(matrix: WeightMatrix, settings: Settings) -> int:
     return 2 * stored + tensor.scratch + widened + 2 * n * n * item
 
 
-def _windows(matrix: WeightMatrix, settings: Settings) -> tuple[int, int, int]:
+def _windows(shape: tuple[int, int], rank: int | None, settings: Settings) -> tuple[int, int, int]:
     """Number of the windows of `farms` and their sides, the smaller one first; no window for other rules."""
-    if settings.tail != "farms" or matrix.rank is not None:
+    if settings.tail != "farms" or rank is not None:
         return 0, 0, 0
-    count, (rows, cols) = windows_of(matrix.shape, settings)
+    count, (rows, cols) = windows_of(shape, settings)
     return count, min(rows, cols), max(rows, cols)
 
 
-def _size(matrix: WeightMatrix) -> tuple[int, int]:
+def _size(shape: tuple[int, int], rank: int | None) -> tuple[int, int]:
     """Sides of what is decomposed, the smaller one first."""
-    n, m = sorted(matrix.shape)
-    return (n, m) if matrix.rank is None else (matrix.rank, matrix.rank)
+    n, m = sorted(shape)
+    return (n, m) if rank is None else (rank, rank)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Mapping
+from functools import lru_cache
 
 Shape = tuple[int, ...]
 
@@ -51,18 +52,24 @@ def bias_name(name: str, names: Container[str]) -> str | None:
         names: of every tensor.
     """
     path, dot, leaf = name.rpartition(".")
-    spelled = (
-        f"{path}{dot}{bias}{leaf[len(weight) :]}"
+    spelled = (f"{path}{dot}{bias}" for bias in _biases_of(leaf))
+    return next((bias for bias in spelled if bias in names), None)
+
+
+@lru_cache(maxsize=4096)
+def _biases_of(leaf: str) -> tuple[str, ...]:
+    """List what the bias of a weight may be called, by the last segment of the weight's name."""
+    return tuple(
+        bias + leaf[len(weight) :]
         for bias, weights in _WEIGHTS.items()
         for weight in weights
         if leaf.startswith(weight)
     )
-    return next((bias for bias in spelled if bias in names), None)
 
 
 def _is_bias(name: str, shape: Shape, shapes: Mapping[str, Shape]) -> bool:
     path, dot, leaf = name.rpartition(".")
-    match = _NAME.fullmatch(leaf)
+    match = _NAME.fullmatch(leaf) if leaf.startswith("b") else None
     if match is None:
         return False
     beside = (shapes.get(f"{path}{dot}{word}{match['rest']}") for word in _WEIGHTS[match["word"]])

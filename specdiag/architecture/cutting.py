@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from math import prod
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from specdiag.architecture import fused
-from specdiag.architecture.names import is_kernel
+from specdiag.architecture.names import is_kernel, numbered
 from specdiag.architecture.rules import FAMILY, Rule
 from specdiag.architecture.split import Slicer, kernels, stack, unfold, whole
 from specdiag.architecture.survey import Shape, Survey
@@ -51,7 +52,7 @@ def cut(survey: Survey, name: str) -> tuple[list[Piece], str | None]:
     """
     shape, rule, path = survey.shapes[name], survey.rules[name], survey.names[name].path
     role = rule.role if rule is not None else None
-    is_convolution = "conv" in ".".join([*path.split(".")[-3:], *name.split(".")[-2:]]).lower()
+    is_convolution = _names_convolution(path, numbered(name))
     if rule is not None and len(shape) in (3, 4) and _has_axis(rule, shape):
         return _side_by_side(rule, shape), None
     if len(shape) == 3 and not is_convolution and _is_expert(path, rule, shape):
@@ -68,6 +69,11 @@ def cut(survey: Survey, name: str) -> tuple[list[Piece], str | None]:
     if is_convolution or len(shape) > 3 or (is_short and role in (None, "other", "conv")):
         return [_convolution(survey, name, shape, is_convolution)], None
     return [_cube(survey, name, shape)], None
+
+
+@lru_cache(maxsize=65536)
+def _names_convolution(path: str, pattern: str) -> bool:
+    return "conv" in ".".join([*path.split(".")[-3:], *pattern.split(".")[-2:]]).lower()
 
 
 def _matrix(survey: Survey, name: str, shape: tuple[int, int]) -> tuple[list[Piece], str | None]:

@@ -13,6 +13,7 @@ from specdiag.architecture.widths import Width
 Shape = tuple[int, ...]
 
 _EXPERTS = re.compile(r"(?P<holder>.*?)\.(?P<list>\w*experts)(?:\.(?P<index>\d{1,5})(?=\.|$)|\.|$)", re.IGNORECASE)
+_WORD = "experts"
 _IN_ONE = re.compile(r"experts\.(mlp\.)?\w+(\.weight)?")
 """The name, below a module with a router, of a parameter that holds one matrix of every expert."""
 _ALIKE = re.compile(r"w[123]|v1")
@@ -34,7 +35,7 @@ def mixture_sizes(shapes: Mapping[str, Shape], rules: Mapping[str, Rule | None])
     """
     lists: dict[tuple[str, str], set[int]] = {}
     for name, shape in shapes.items():
-        match = _EXPERTS.match(name)
+        match = _EXPERTS.match(name) if _WORD in name.lower() else None
         if match is not None:
             found = lists.setdefault((match["holder"], match["list"]), set())
             if match["index"] is not None:

@@ -6,6 +6,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from sys import intern
 
 from msgspec import Struct
 
@@ -95,7 +96,7 @@ def parse(name: str, neighbours: Neighbours) -> Name:
         name: the name of a tensor.
         neighbours: all names of the same checkpoint.
     """
-    form = _form(name, neighbours) if _ASKS.search(name) else _lonely_form(_INDEX.sub("0", name))
+    form = (None if "#" in name else _shared_form(numbered(name))) or _form(name, neighbours)
     segments, blocks = name.split("."), form.blocks
     return Name(
         path=form.path,
@@ -159,9 +160,9 @@ def _form(name: str, neighbours: Neighbours) -> _Form:
 
 
 @lru_cache(maxsize=65536)
-def _lonely_form(name: str) -> _Form:
-    """Give the form of a name that asks for no neighbours."""
-    return _form(name, Neighbours(()))
+def _shared_form(pattern: str) -> _Form | None:
+    """Give the form of all names that are alike but for their indices; None where a name asks for its neighbours."""
+    return None if _ASKS.search(pattern) else _form(pattern.replace("#", "0"), Neighbours(()))
 
 
 def _above_block(segments: Sequence[str], place: int) -> str:
@@ -178,9 +179,19 @@ def _is_weight(module: list[str], neighbours: Neighbours) -> bool:
     return _GROUPED.fullmatch(last) is not None and "weight0" in neighbours.below(above)
 
 
+@lru_cache(maxsize=1 << 17)  # every rule asks for it
 def numbered(name: str) -> str:
     """Write every index of a full name as `#`."""
-    return _INDEX.sub("#", name)
+    return intern(_INDEX.sub("#", name))
+
+
+def one_of_each(names: Iterable[str]) -> list[str]:
+    """Choose one name of all that differ in indices alone, for what no index decides.
+
+    Args:
+        names: of tensors.
+    """
+    return list({numbered(name): name for name in names}.values())
 
 
 def is_kernel(name: str) -> bool:

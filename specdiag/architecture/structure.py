@@ -119,6 +119,8 @@ def _without_mixed_lists(shapes: Mapping[str, Shape], names: Mapping[str, Name])
 
 def _for_sisters(decided: Mapping[str, Rule], members: Sequence[Member]) -> dict[str, Rule]:
     """Give every layer what most of its sisters were given; nothing where they disagree by halves."""
+    if not decided:
+        return {}
     sisters: dict[tuple[object, ...], list[Member]] = defaultdict(list)
     for member in members:
         if member.is_open or member.side is not None:

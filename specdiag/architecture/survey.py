@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from specdiag.architecture import config as settings
 from specdiag.architecture import depth as places
@@ -112,7 +113,7 @@ def _by_name(
     config: Mapping[str, object],
 ) -> dict[str, Rule | None]:
     vocabulary = settings.number(settings.sections(config, "text"), ("vocab_size",)) or max(
-        (shape[0] for name, shape in shapes.items() if len(shape) == 2 and _TOKENS.search(name)), default=0
+        (shape[0] for name, shape in shapes.items() if len(shape) == 2 and _counts_tokens(numbered(name))), default=0
     )
     ends = _sequence_ends(names)
     return {
@@ -125,6 +126,12 @@ def _by_name(
         )
         for name, shape in shapes.items()
     }
+
+
+@lru_cache(maxsize=65536)
+def _counts_tokens(pattern: str) -> bool:
+    """Tell a table of tokens by its name with every index written `#`."""
+    return _TOKENS.search(pattern) is not None
 
 
 def _has_vocabulary(name: str, shape: Shape, vocabulary: int) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
+from specdiag.architecture.names import one_of_each
 from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.errors import SourceError
 from specdiag.text.counts import counted
@@ -80,10 +81,10 @@ def _siblings(tensors: Sequence[StoredTensor]) -> dict[_Place, dict[str, _Group]
 
     Parents within numbered layers are left out.
     """
-    split = [tensor.name.split(".") for tensor in tensors]
-    parents = {place for parts in split for place in _telling(parts)}
+    parents = {place for name in one_of_each(t.name for t in tensors) for place in _telling(name.split("."))}
     groups_of: dict[_Place, dict[str, _Group]] = {}
-    for place, (tensor, parts) in enumerate(zip(tensors, split, strict=True)):
+    for place, tensor in enumerate(tensors if parents else ()):
+        parts = tensor.name.split(".")
         for depth in range(min(_DEEPEST, len(parts) - 1)):
             parent = tuple(parts[:depth])
             if parent in parents:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
@@ -23,10 +24,13 @@ def in_numeric_order(things: Iterable[T], key: Callable[[T], str]) -> list[T]:
         things: what is sorted.
         key: gives the name of each.
     """
-    ranks: dict[str, int] = {}
+    ranks: defaultdict[str, int] = defaultdict(lambda: len(ranks))
 
-    def numbers(thing: T) -> tuple[int, ...]:
-        parts = _NUMBER.split(key(thing))
-        return tuple(int(part) if i % 2 else ranks.setdefault(part, len(ranks)) for i, part in enumerate(parts))
+    def numbers(thing: T) -> list[int]:
+        texts_and_digits = _NUMBER.split(key(thing))
+        order = [0] * len(texts_and_digits)
+        order[::2] = map(ranks.__getitem__, texts_and_digits[::2])
+        order[1::2] = map(int, texts_and_digits[1::2])
+        return order
 
     return sorted(things, key=numbers)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 
+from specdiag.architecture.names import one_of_each
 from specdiag.checkpoint.adapters.config import AdapterConfig
 from specdiag.checkpoint.adapters.names import Kind, Piece, may_adapt, take_apart
 from specdiag.checkpoint.adapters.update import Update
@@ -101,7 +102,7 @@ def read_adapter(
     Raises:
         SourceError: it holds an adapter that is no product of two factors, or its parts contradict each other.
     """
-    if not is_declared and not any(may_adapt(tensor.name) for tensor in tensors):
+    if not is_declared and not any(map(may_adapt, one_of_each(tensor.name for tensor in tensors))):
         return None
     pieces = {tensor.name: take_apart(tensor.name) for tensor in tensors}
     kinds = {piece.kind for piece in pieces.values()}

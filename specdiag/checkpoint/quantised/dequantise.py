@@ -64,9 +64,9 @@ def dequantise(tensors: Sequence[StoredTensor], config: Mapping[str, object]) ->
     Raises:
         SourceError: a file cannot be read.
     """
-    bundle = Bundle.of(tensors, config)
     if all(t.values_dtype in FLOAT_TYPES for t in tensors):
         return list(tensors), []
+    bundle = Bundle.of(tensors, config)
     weights, refused = _find(tensors, bundle)
     parts = {part.name for weight in weights.values() for part in weight.parts}
     reasons = _reasons(tensors, bundle, weights.keys() | refused.keys())
