@@ -85,8 +85,6 @@ def analyze(
     Exit codes: 0 done, 2 usage, 3 source, 4 a matrix has no numbers, 130 interrupted
     by Ctrl-C, else 128 and the signal's number.
     """
-    from specdiag import analyze as run
-    from specdiag.analysis.analyze import AnalysisFailed, Interrupted
     from specdiag.analysis.options import split
     from specdiag.analysis.source import open_source
     from specdiag.report import is_report, load_report
@@ -94,7 +92,6 @@ def analyze(
     from . import analyze_output as show
     from . import partial, processes
     from .analyze_target import Target
-    from .progress import analysis_bar
 
     target = Target.of(
         format.value, out, spectra=spectra, all_rows=all_rows, top=top, summary=summary, reference=reference
@@ -125,6 +122,11 @@ def analyze(
         with paused_collection():
             listing(checkpoint, given.arguments(), target)
         return
+    from specdiag import analyze as run
+    from specdiag.analysis.analyze import AnalysisFailed, Interrupted
+
+    from .progress import analysis_bar
+
     selected = any(given.values.get(name) for name in _SELECTING)
     target = target.opened(opening).saving(checkpoint.source, selected=selected, picked=opening.get("file"))
     held: dict[Path, SpectralReport] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +12,11 @@ from numpy.typing import NDArray
 from specdiag.checkpoint.tensors import WeightMatrix
 from specdiag.records import Settings
 from specdiag.spectra.arithmetic import COARSE, first_type, fixed_type
-from specdiag.spectra.eigenvalues import ComputeType
 from specdiag.spectra.farms import windows_of
 from specdiag.spectra.float_types import FLOAT_TYPES
+
+if TYPE_CHECKING:
+    from specdiag.spectra.eigenvalues import ComputeType
 
 TERMS = ("gram", "eigenvalues", "plane", "entries", "matrix")
 """n^2 m, n^3, n^2, n m and 1: what the time of a matrix is made of."""
@@ -53,7 +56,7 @@ def _operations(shape: tuple[int, int], rank: int | None, settings: Settings) ->
 def _solving(shape: tuple[int, int], rank: int | None, eps: float, settings: Settings) -> float:
     """Estimate the nanoseconds of all solves of one slice."""
     n_windows, n, m = _windows(shape, rank, settings)
-    solves = [
+    solves: list[tuple[tuple[int, int], ComputeType, float]] = [
         *((_size(shape, rank), dtype, share) for dtype, share in _solves(eps, settings)),
         ((n, m), fixed_type(settings), n_windows),
     ]

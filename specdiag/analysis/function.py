@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from msgspec import structs
 
-from specdiag.analysis.processes import Rows
 from specdiag.checkpoint.tensors import Checkpoint, WeightMatrix
 from specdiag.checkpoint.wrappers import duplicate
 from specdiag.errors import SourceError
-from specdiag.function.matrices import function_of
 from specdiag.records import FUNCTION_ROLES, ModuleRecord, Settings
+
+if TYPE_CHECKING:
+    from specdiag.analysis.processes import Rows
 
 Balanced = Mapping[str, WeightMatrix]
 """The balanced form of stored matrices, by their keys."""
@@ -33,6 +35,8 @@ def with_function(checkpoint: Checkpoint, settings: Settings) -> tuple[Checkpoin
     """
     if not settings.function:
         return checkpoint, {}
+    from specdiag.function.matrices import function_of
+
     function = function_of(checkpoint, settings.device)
     if settings.roles and set(settings.roles) <= set(FUNCTION_ROLES) and not function.rows:
         raise SourceError(f"{checkpoint.source}: {' '.join(function.notes)}")

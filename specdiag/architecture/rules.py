@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
 from functools import cached_property, lru_cache
 from importlib.resources import files
 from typing import Literal, TypeVar
@@ -164,22 +165,31 @@ BUILTIN = _load("rules.toml", Rules)
 ARCHITECTURES = _load("architectures.toml", Architectures)
 
 
-@lru_cache(maxsize=65536)
 def find_rule(
-    path: str, context: str, siblings: frozenset[str], position: str | None, is_vocabulary: bool
+    path: str, context: str, siblings: Callable[[], Iterable[str]], position: str | None, is_vocabulary: bool
 ) -> Rule | None:
     """Find the first rule that fits.
 
     Args:
         path: the module path, indices written `#`.
         context: what the module lies in.
-        siblings: names of the modules beside it.
+        siblings: gives the names of the modules beside it, where a rule asks for them.
         position: `first` or `last` among the weights of a sequential container, or None.
         is_vocabulary: whether the tensor has one row a token.
 
     Returns:
         The rule, None where none fits.
     """
+    for rule in _fitting(path, context, position, is_vocabulary):
+        if rule.sibling is None or any(rule.sibling.fullmatch(name) for name in siblings()):
+            return rule
+    return None
+
+
+@lru_cache(maxsize=65536)
+def _fitting(path: str, context: str, position: str | None, is_vocabulary: bool) -> tuple[Rule, ...]:
+    """List the rules that fit as far as no sibling is asked for, up to the first that asks for none."""
+    found: list[Rule] = []
     for rule in BUILTIN.rules:
         if (
             (not rule.within or context in rule.within)
@@ -187,10 +197,11 @@ def find_rule(
             and (rule.sequence is None or rule.sequence == position)
             and (is_vocabulary or not rule.vocabulary)
             and rule.pattern.search(path)
-            and (rule.sibling is None or any(rule.sibling.fullmatch(name) for name in siblings))
         ):
-            return rule
-    return None
+            found.append(rule)
+            if rule.sibling is None:
+                break
+    return tuple(found)
 
 
 @lru_cache(maxsize=65536)

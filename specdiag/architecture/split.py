@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 from math import prod
 from typing import Any, TypeVar, cast
@@ -52,7 +53,8 @@ class Slicer:
         return cut.reshape(self.shape)
 
 
-def whole(shape: Sequence[int], index: int | None = None) -> Slicer:
+@lru_cache(maxsize=4096)  # of many matrices a few shapes
+def whole(shape: tuple[int, ...], index: int | None = None) -> Slicer:
     """Cut a matrix as it is stored.
 
     Args:

@@ -75,8 +75,10 @@ def refine(
         if traits not in alike:
             alike[traits] = (block, *_decide(members, width, recurrences, mixtures))
         first, rules_of_first, doubts_of_first = alike[traits]
-        decided |= {block + key[len(first) :]: rule for key, rule in rules_of_first.items()}
-        doubts += [Doubt(d.question, tuple(block + key[len(first) :] for key in d.names)) for d in doubts_of_first]
+        if rules_of_first:
+            decided |= {block + key[len(first) :]: rule for key, rule in rules_of_first.items()}
+        if doubts_of_first:
+            doubts += [Doubt(d.question, tuple(block + key[len(first) :] for key in d.names)) for d in doubts_of_first]
     everyone = [member for members in blocks.values() for member in members]
     refined = {**rules, **_for_sisters(decided, everyone)}
     return Structure({**refined, **_heads(shapes, names, refined)}, width_of, merged, doubts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from specdiag.architecture import config as settings
 from specdiag.architecture import depth as places
@@ -120,7 +120,7 @@ def _by_name(
         name: find_rule(
             names[name].path,
             names[name].context,
-            neighbours.below(names[name].parent),
+            partial(neighbours.below, names[name].parent),
             ends.get(name),
             _has_vocabulary(name, shape, vocabulary),
         )

@@ -91,6 +91,8 @@ def _lacks_embedding(subject: Subject) -> bool:
 
 def _lacking_norms(stem: str, layers: Mapping[int, Layer]) -> Iterator[Observation]:
     """Find norm gains and biases that a few layers lack and their like have."""
+    if not any(layer.small for layer in layers.values()):
+        return
     kinds = {number: (frozenset(layer.matrices), frozenset(layer.small)) for number, layer in layers.items()}
     (matrices, usual), n = Counter(kinds.values()).most_common(1)[0]
     poorer = [number for number, (m, small) in kinds.items() if m == matrices and small < usual]

@@ -214,9 +214,9 @@ def _member(r: ModuleRecord, number: int) -> tuple[str, str | None]:
 
 def _renumbered(name: str, number: int, other: int | str) -> str:
     """Name the same tensor in another layer."""
-    parts = name.split(".")
-    if str(number) in parts:
-        parts[parts.index(str(number))] = str(other)
+    parts, own = name.split("."), str(number)
+    if own in parts:
+        parts[parts.index(own)] = str(other)
     return ".".join(parts)
 
 

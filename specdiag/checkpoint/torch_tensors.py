@@ -160,8 +160,11 @@ def _oddity(tensor: torch.Tensor) -> str | None:
 
 def _fits(tensor: torch.Tensor) -> bool:
     """Tell whether the storage is as long as the view's strides reach."""
-    reach = sum([(size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True)])
-    last = tensor.storage_offset() + reach + 1
+    if tensor.is_contiguous():
+        n = tensor.numel()
+    else:
+        n = 1 + sum([(size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True)])
+    last = tensor.storage_offset() + n
     return tensor.numel() == 0 or last * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 

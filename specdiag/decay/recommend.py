@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import correlation, fmean, median
 from typing import TYPE_CHECKING, Literal, Unpack, cast, get_args
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 Values = Sequence[float | None]
 
+_S1, _S2 = 0.67, 3.0
+"""Ratios of the heaviest and the lightest tail, the paper's."""
 _OUTLIER = 0.2
 """A smallest or largest value is reported as an outlier if this share of the range or more lies next to it."""
 _ENOUGH = 8
@@ -51,8 +53,8 @@ def recommend(
     *,
     rule: Rule = "linear",
     basis: Basis = "alpha",
-    s1: float = 0.67,
-    s2: float = 3.0,
+    s1: float = _S1,
+    s2: float = _S2,
     clip: tuple[float, float] | None = None,
     preserve_mean: bool = False,
     compat: Literal["reference"] | None = None,
@@ -77,17 +79,19 @@ def recommend(
         basis: value that the rule reads: `alpha` (the paper), `square` (square_alpha, which shape does not move),
             `farms`, `function` (square_alpha of the balanced form, which no change of form moves; untested),
             `frobenius_norm`, `spectral_norm` (the norms themselves; the released code takes their squares).
-        s1: ratio of the heaviest tail, for the linear rule.
-        s2: ratio of the lightest tail, for the linear rule.
-        clip: percentiles to which values are clipped first, such as (5, 95).
-        preserve_mean: scale the ratios so that their mean, weighted by parameters, is 1.
+        s1: ratio of the heaviest tail, for the linear rule alone.
+        s2: ratio of the lightest tail, for the linear rule alone.
+        clip: percentiles to which values are clipped first, such as (5, 95). Not for `uniform` and
+            `none`, whose ratios no value moves.
+        preserve_mean: scale the ratios so that their mean, weighted by parameters, is 1. Not for `uniform` and `none`.
         compat: `reference` reproduces the released code: its choice of Parameters, s2 where all values are equal,
             and squared norms.
         weight_decay: the base; None gives ratios only.
-        base_origin: origin of the base, for the record.
-        lr: learning rate of the next step, for the verdict.
-        steps_left: optimizer steps to come. With a base decay and an lr, the plan carries a verdict.
-        lr_schedule: course of the lr over the steps left, for the verdict.
+        base_origin: origin of the base, for the record; nothing is recorded without a base.
+        lr: learning rate of the next step, for the verdict alone.
+        steps_left: optimizer steps to come, for the verdict alone. The plan carries one where it has a base decay, an lr
+            and the steps left.
+        lr_schedule: course of the lr over the steps left, for the verdict; it needs `steps_left`.
         schedule: course of the decays with the lr (AdamC, ScionC); None for constant decays.
         include: globs on names; only these take part.
         exclude: globs on names; these do not.
@@ -96,8 +100,8 @@ def recommend(
         analysis: further arguments of `analyze`, where the source is a checkpoint.
 
     Raises:
-        UsageError: an argument is out of range or makes no sense for this source, no Parameter takes part, or
-            `basis` is `function` and the wiring is unknown.
+        UsageError: an argument is out of range, makes no sense for this source or belongs to another rule, no Parameter
+            takes part, or `basis` is `function` and the wiring is unknown.
         SourceError: the source cannot be read.
 
     Example:
@@ -122,6 +126,9 @@ def recommend(
     checks.one_of("lr_schedule", lr_schedule, get_args(LrSchedule))
     schedule = None if schedule is None else checked_schedule(schedule)
     _check(rule, basis, compat, progress)
+    _refuse_idle(rule, {"s1": s1 != _S1, "s2": s2 != _S2}, {"clip": clip is not None, "preserve_mean": preserve_mean})
+    if lr_schedule != "to zero" and steps_left is None:
+        raise UsageError(f"lr_schedule='{lr_schedule}' is of the steps left, for the verdict: give steps_left= too")
     if compat is not None and (include or exclude or roles):
         raise UsageError("compat='reference' decides itself who takes part: leave out include=, exclude= and roles=")
     report = report_of(source, progress, analysis, _defaults(basis, compat))
@@ -234,6 +241,15 @@ def _check(rule: str, basis: str, compat: str | None, progress: object) -> None:
         raise UsageError(f"unknown compat={checks.shown(compat)}; there is 'reference'")
     if rule == "log2" and basis in ("frobenius_norm", "spectral_norm"):
         raise UsageError(f"rule log2 needs values above 1, which {basis} need not be; choose linear or sqrt")
+
+
+def _refuse_idle(rule: str, sides: Mapping[str, bool], moving: Mapping[str, bool]) -> None:
+    """Raise UsageError for arguments that were given and that the rule does not read."""
+    if rule != "linear" and (idle := [f"{name}=" for name, is_given in sides.items() if is_given]):
+        verb, them = ("belongs", "it") if len(idle) == 1 else ("belong", "them")
+        raise UsageError(f"{' and '.join(idle)} {verb} to rule='linear', not to '{rule}': leave {them} out")
+    if rule in ("uniform", "none") and (idle := [f"{name}=" for name, is_given in moving.items() if is_given]):
+        raise UsageError(f"rule='{rule}' gives all one ratio: leave out {' and '.join(idle)}")
 
 
 def _percentiles(clip: object) -> tuple[float, float] | None:

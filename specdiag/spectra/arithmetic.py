@@ -6,13 +6,17 @@ decides nothing: exponents move by what their error states, and no count depends
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from specdiag.records import Settings, TailName
 from specdiag.spectra import metrics
-from specdiag.spectra.eigenvalues import ComputeType, Spectrum
 from specdiag.spectra.tails import Tail
 from specdiag.spectra.trust import HILL_FRACTIONS, hill_threshold, trusted_hill
+
+if TYPE_CHECKING:
+    from specdiag.spectra.eigenvalues import ComputeType, Spectrum
 
 COARSE = 2.0**-8
 """Types with this spacing at 1, or a wider one, are tried in float32: bfloat16 and 8-bit codes, not float16.

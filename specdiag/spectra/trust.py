@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from specdiag.spectra.eigenvalues import Spectrum
 from specdiag.spectra.limits import MIN_EIGENVALUES
 from specdiag.spectra.square import cut_alpha
 from specdiag.spectra.tails import Tail, hill
+
+if TYPE_CHECKING:
+    from specdiag.spectra.eigenvalues import Spectrum
 
 HILL_FRACTIONS = (0.25, 0.5, 0.75)
 """Tail fractions of `alpha_25`, `alpha_50` and `alpha_75`."""

@@ -202,13 +202,15 @@ def few(records: tuple[ModuleRecord, ...]) -> list[str]:
     short = [r for r in records if r.status == "too_few"]
     if not short:
         return []
-    updates = [r for r in short if r.n_eigenvalues < min(r.rows, r.cols) * r.n_slices]
+    updates, whole = list[ModuleRecord](), list[ModuleRecord]()
+    for r in short:
+        (updates if r.n_eigenvalues < min(r.rows, r.cols) * r.n_slices else whole).append(r)
     return [
         f"{len(group)} of {len(records)} {of} {'has' if len(group) == 1 else 'have'} {what} {MIN_EIGENVALUES}: "
         "stable rank and norms, no exponent."
         for what, of, group in (
             ("a rank below", "updates", updates),
-            ("fewer singular values than", "matrices", [r for r in short if r not in updates]),
+            ("fewer singular values than", "matrices", whole),
         )
         if group
     ]

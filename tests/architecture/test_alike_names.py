@@ -74,3 +74,23 @@ def test_blocks_of_other_shapes_are_decided_for_themselves() -> None:
     found = {name: modules[0].role for name, modules in roles(shapes).items()}
     assert (found["first.layers.2.aaa.weight"], found["first.layers.2.bbb.weight"]) == ("up", "down")
     assert (found["second.layers.2.aaa.weight"], found["second.layers.2.bbb.weight"]) == ("down", "up")
+
+
+def test_one_name_of_each_pattern_is_chosen() -> None:
+    chosen = names.one_of_each(["h.0.q.weight", "h.1.q.weight", "h.1.k.weight", "head.weight"])
+    assert [names.numbered(name) for name in chosen] == ["h.#.q.weight", "h.#.k.weight", "head.weight"]
+
+
+def test_a_hash_in_a_name_is_no_index() -> None:
+    neighbours = Neighbours([])
+    assert parse("h.3.q.weight", neighbours).indices == (3,)
+    assert parse("h.#.q.weight", neighbours).indices == ()
+
+
+def test_neighbours_are_asked_where_a_rule_speaks_of_them_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    true = Neighbours.below
+    monkeypatch.setattr(Neighbours, "below", lambda self, path: asked.append(path) or true(self, path))
+    found = roles({f"layers.{i}.self_attn.q_proj.weight": (64, 64) for i in range(200)})
+    assert {modules[0].role for modules in found.values()} == {"q"}
+    assert asked == []
