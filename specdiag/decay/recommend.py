@@ -89,8 +89,8 @@ def recommend(
         weight_decay: the base; None gives ratios only.
         base_origin: origin of the base, for the record; nothing is recorded without a base.
         lr: learning rate of the next step, for the verdict alone.
-        steps_left: optimizer steps to come, for the verdict alone. The plan carries one where it has a base decay, an lr
-            and the steps left.
+        steps_left: optimizer steps to come, for the verdict alone. The plan carries one where it has a base decay, an
+            lr and the steps left.
         lr_schedule: course of the lr over the steps left, for the verdict; it needs `steps_left`.
         schedule: course of the decays with the lr (AdamC, ScionC); None for constant decays.
         include: globs on names; only these take part.
