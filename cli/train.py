@@ -31,6 +31,10 @@ def train(
     data: Annotated[list[str] | None, typer.Option(
         "--data", metavar="PATH", rich_help_panel=SOURCE,
         help="Training data: text, jsonl, parquet, a folder of them, a .bin file, or a hub id; repeatable.")] = None,
+    eval_data: Annotated[list[str] | None, typer.Option(
+        "--eval-data", metavar="PATH", rich_help_panel=SOURCE,
+        help="Held-out data of the same kind; repeatable.",
+        show_default="blocks of the training data")] = None,
     task: Annotated[str | None, typer.Option(
         "--task", help="causal-lm, masked-lm, glue/NAME, classification or images.", rich_help_panel=SOURCE,
         show_default="by the model")] = None,
@@ -140,7 +144,8 @@ def train(
             name = "sweep" if sweep is not None else wrong[0].replace("_", "-")
             raise UsageError(f"--{name} is for a run that begins: name a CONFIG.toml or a preset without --resume")
         request = Request(
-            source=Path(), layout=layout, config=model_config, data=tuple(data or ()), out=out, decay=decay,
+            source=Path(), layout=layout, config=model_config, data=tuple(data or ()),
+            eval_data=tuple(eval_data or ()), out=out, decay=decay,
             alphadecay=rule_options, steps_total=steps_total, extend=extend,
             block_size=block_size, max_tokens=max_tokens, task=task, columns=tuple(columns or ()),
             tokenizer=tokenizer, settings=settings | assignments, fresh_optimizer=fresh_optimizer,
@@ -156,5 +161,12 @@ def train(
         fields | settings | {f"alphadecay.{name}": value for name, value in rule_options.items()}
     )
     if data:
-        changes["data"] = [str(Path(path).resolve()) if Path(path).exists() else path for path in data]
+        changes["data"] = _absolute(data)
+    if eval_data:
+        changes["eval_data"] = _absolute(eval_data)
     runs.start(source, changes | assignments, out=out, compare=compare, sweep=sweep, after=after)
+
+
+def _absolute(paths: list[str]) -> list[str]:
+    """Paths that do not depend on the working directory; names of datasets on the hub stay."""
+    return [str(Path(path).resolve()) if Path(path).exists() else path for path in paths]

@@ -84,7 +84,9 @@ def ready(run: Run) -> None:
 
 def _data(run: Run) -> str:
     data, units = run.data, run.data.fingerprint.tokens
-    parts = f"{len(data.train)} to train on, {len(data.held_out)} held out."
+    files = ", ".join(file.name for file in data.fingerprint.held_out)
+    origin = f" of {files}" if files else ""
+    parts = f"{len(data.train)} to train on, {len(data.held_out)}{origin} held out."
     if not data.n_tokens:
         return f"Data: {len(data.train) + len(data.held_out)} examples: {parts}"
     kind = units if units in _PLAIN_UNITS else "of the tokenizer"

@@ -67,6 +67,8 @@ class Recipe(Record, frozen=True, kw_only=True):
     """`causal-lm`, `masked-lm`, `glue/NAME`, `classification`, `images`."""
     data: tuple[str, ...] = ()
     """Paths, or datasets of the hub as `name` or `name:config`; empty if they must be named for each run."""
+    eval_data: tuple[str, ...] = ()
+    """Held-out data, named as `data`; empty to hold out blocks of `data`."""
     tokenizer: str = ""
     """Hub id, folder, or `bytes`; empty for the tokenizer of `start`."""
     block_size: int = 0

@@ -60,6 +60,43 @@ def split(tokens: Tokens, size: int, label: str) -> tuple[Blocks, Blocks]:
     return Blocks(tokens, size, np.flatnonzero(~held_out)), Blocks(tokens, size, np.flatnonzero(held_out))
 
 
+def all_blocks(tokens: Tokens, size: int, label: str) -> Blocks:
+    """Cut tokens into blocks, and train on all.
+
+    Args:
+        tokens: tokens of shape [n].
+        size: tokens of a block.
+        label: source of the tokens, for the message.
+
+    Raises:
+        SourceError: there is no whole block.
+    """
+    return Blocks(tokens, size, np.arange(_count(tokens, size, label)))
+
+
+def spread_blocks(tokens: Tokens, size: int, label: str, most: int = HELD_OUT_MOST) -> Blocks:
+    """Cut tokens of held-out data into blocks. Of more than `most`, some are chosen by a hash of their number.
+
+    Args:
+        tokens: tokens of shape [n].
+        size: tokens of a block.
+        label: source of the tokens, for the message.
+        most: largest number of blocks.
+
+    Raises:
+        SourceError: there is no whole block.
+    """
+    chosen = np.argsort(_hashes(_count(tokens, size, label)), kind="stable")[:most]
+    return Blocks(tokens, size, np.sort(chosen))
+
+
+def _count(tokens: Tokens, size: int, label: str) -> int:
+    n = len(tokens) // size
+    if n < 1:
+        raise SourceError(f"{label} holds {len(tokens)} tokens, fewer than a block of {size}: give more data")
+    return n
+
+
 def held_out_of(n: int, most: int = HELD_OUT_MOST) -> NDArray[np.bool_]:
     """Choose held-out examples by a hash of their number: one in 64, and at least one.
 

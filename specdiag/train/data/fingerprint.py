@@ -41,6 +41,8 @@ class Fingerprint(Record, frozen=True, kw_only=True, omit_defaults=True):
     """Task; empty for predicting the next token."""
     columns: tuple[str, ...] = ()
     """Columns of labelled texts: texts, then the label."""
+    held_out: tuple[DataFile, ...] = ()
+    """Files of held-out data; empty if it is a part of `files`."""
 
     def differences(self, other: Fingerprint) -> list[str]:
         """Describe each difference between this fingerprint and a later one.
@@ -51,13 +53,8 @@ class Fingerprint(Record, frozen=True, kw_only=True, omit_defaults=True):
         Returns:
             One phrase for each difference; empty if there is none.
         """
-        changes: list[str] = []
-        ours, theirs = ({f.name: f for f in side.files} for side in (self, other))
-        changes += [f"{name} is gone" for name in ours if name not in theirs]
-        changes += [f"{name} is new" for name in theirs if name not in ours]
-        changes += [_change(f, theirs[name]) for name, f in ours.items() if name in theirs and f != theirs[name]]
-        if not changes and self.files != other.files:
-            changes.append("the files come in another order")
+        changes = _file_changes(self.files, other.files, "")
+        changes += _file_changes(self.held_out, other.held_out, "held-out ")
         for field in ("task", "columns", "tokens", "max_tokens", "block_size", "seed"):
             before, now = (_in_words(getattr(side, field)) for side in (self, other))
             if before != now:
@@ -110,6 +107,16 @@ def _data_file(source: Path | HubData) -> DataFile:
         return DataFile(name=source.name, commit=source.revision or "")
     file_mark = mark(source)
     return DataFile(name=source.name, size=file_mark.size, ends=file_mark.ends)
+
+
+def _file_changes(before: Sequence[DataFile], now: Sequence[DataFile], kind: str) -> list[str]:
+    ours, theirs = ({f.name: f for f in side} for side in (before, now))
+    changes = [f"{kind}{name} is gone" for name in ours if name not in theirs]
+    changes += [f"{kind}{name} is new" for name in theirs if name not in ours]
+    changes += [kind + _change(f, theirs[name]) for name, f in ours.items() if name in theirs and f != theirs[name]]
+    if not changes and tuple(before) != tuple(now):
+        changes.append(f"the {kind}files come in another order")
+    return changes
 
 
 def _change(before: DataFile, now: DataFile) -> str:

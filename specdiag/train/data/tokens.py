@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
-import logging
-import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
+import msgspec
 import torch
-from numpy.typing import NDArray
 
-from specdiag.errors import ComputationError, SourceError, UsageError
+from specdiag.errors import SourceError, UsageError
 from specdiag.files import Table
-from specdiag.train.data.blocks import Tokens, check_vocabulary, open_tokens, split
+from specdiag.train.data.blocks import (
+    HELD_OUT_MOST,
+    Tokens,
+    all_blocks,
+    check_vocabulary,
+    open_tokens,
+    split,
+    spread_blocks,
+)
 from specdiag.train.data.fingerprint import Fingerprint, data_fingerprint
 from specdiag.train.data.hub import HubData, documents, import_datasets, locate, resolve, text_of
+from specdiag.train.data.token_cache import CACHE, cached_tokens
 
 if TYPE_CHECKING:
     from transformers import EvalPrediction, PreTrainedTokenizerBase, TrainerCallback
@@ -28,16 +33,9 @@ _READERS = {
     ".txt": "text", ".md": "text", ".py": "text", ".jsonl": "json", ".json": "json", ".parquet": "parquet",
     ".bin": "tokens",
 }  # fmt: skip
-CACHE = "tokens-"
-"""Prefix of the names of cached tokens."""
-_SUM = ".sha256"
-_log = logging.getLogger(__name__)
 BYTES = "bytes"
 """Value of `tokens` in a fingerprint if bytes are tokens."""
 _BYTES = 256
-_AT_ONCE = 64
-"""Number of documents given to a tokenizer at once."""
-
 
 Example = dict[str, object]
 Batch = dict[str, torch.Tensor]
@@ -118,6 +116,7 @@ def load_data(
     seed: int,
     cache: Path,
     max_tokens: int | None = None,
+    eval_paths: Sequence[str | Path] = (),
 ) -> Data:
     """Pack text into blocks of tokens.
 
@@ -130,14 +129,17 @@ def load_data(
         seed: seed of the run, for the fingerprint.
         cache: folder that keeps the tokens for the next start.
         max_tokens: largest number of tokens to take, in stored order; None for all.
+        eval_paths: held-out data, named as `paths`: at most 512 of its blocks are taken, spread over all of a file by a
+            hash, or the first ones of a dataset on the hub. Empty to hold out blocks of `paths`.
 
     Raises:
-        UsageError: a file cannot be read as data, or a dataset on the hub is given without `max_tokens`.
-        SourceError: the data is damaged, too small, or of another vocabulary, or the hub does not give it.
+        UsageError: a file cannot be read as data, a dataset on the hub is given without `max_tokens`, or tokens are
+            mixed with text.
+        SourceError: the data is damaged, too small, or of another vocabulary, held-out data is trained on, or the hub
+            does not give it.
         ComputationError: the tokens cannot be written.
     """
-    sources = data_files(paths)
-    label = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
+    sources, eval_sources = data_files(paths), data_files(eval_paths) if eval_paths else []
     hub = next((source for source in sources if isinstance(source, HubData)), None)
     if max_tokens is not None and max_tokens < 1:
         raise UsageError(f"max_tokens={max_tokens} leaves nothing to train on")
@@ -148,20 +150,66 @@ def load_data(
         )
     if tokenizer is None and vocabulary < _BYTES and not _is_tokens(sources[0]):
         raise UsageError(f"there is no tokenizer, and a vocabulary of {vocabulary} has no room for the 256 bytes")
-    sources = [resolve(source) if isinstance(source, HubData) else source for source in sources]
-    if isinstance(sources[0], Path) and _is_tokens(sources[0]):
-        units = dtype = "uint16" if vocabulary <= 1 << 16 else "uint32"
-        fingerprint = data_fingerprint(sources, units, block_size, seed, max_tokens=max_tokens)
-        tokens = open_tokens(sources[0], dtype)[:max_tokens]
-    else:
-        units = BYTES if tokenizer is None else tokenizer_digest(tokenizer)
-        fingerprint = data_fingerprint(sources, units, block_size, seed, max_tokens=max_tokens)
-        dtype = "uint8" if tokenizer is None else "uint32"
-        path = cache / f"{CACHE}{fingerprint.digest}.cache"
-        tokens = _cached(path, dtype, _documents(sources), tokenizer, max_tokens)
-    check_vocabulary(tokens, vocabulary, label)
-    train, held_out = split(tokens, block_size, label)
-    return Data(train, held_out, fingerprint, (len(train) + len(held_out)) * block_size)
+    if eval_sources and _is_tokens(sources[0]) != _is_tokens(eval_sources[0]):
+        kinds = ["tokens" if _is_tokens(each[0]) else "text" for each in (sources, eval_sources)]
+        raise UsageError(
+            f"{paths[0]} holds {kinds[0]} and {eval_paths[0]} {kinds[1]}: give data= and eval_data= of one kind"
+        )
+    reader = _Reader(tokenizer, vocabulary, block_size, seed, cache)
+    tokens, fingerprint = reader.read(sources, _label(paths), max_tokens)
+    if not eval_sources:
+        train, held_out = split(tokens, block_size, _label(paths))
+        return Data(train, held_out, fingerprint, (len(train) + len(held_out)) * block_size)
+    on_hub = any(isinstance(source, HubData) for source in eval_sources)
+    most = HELD_OUT_MOST * block_size if on_hub else None
+    eval_tokens, eval_fingerprint = reader.read(eval_sources, _label(eval_paths), most)
+    _refuse_shared(fingerprint, eval_fingerprint)
+    return Data(
+        train=all_blocks(tokens, block_size, _label(paths)),
+        held_out=spread_blocks(eval_tokens, block_size, _label(eval_paths)),
+        fingerprint=msgspec.structs.replace(fingerprint, held_out=eval_fingerprint.files),
+        n_tokens=len(tokens) // block_size * block_size,
+    )
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads tokens for one model and run."""
+
+    tokenizer: PreTrainedTokenizerBase | None
+    vocabulary: int
+    block_size: int
+    seed: int
+    cache: Path
+
+    def read(self, sources: Sequence[Path | HubData], label: str, max_tokens: int | None) -> tuple[Tokens, Fingerprint]:
+        """Return the tokens of files, or of datasets on the hub, and their fingerprint."""
+        sources = [resolve(source) if isinstance(source, HubData) else source for source in sources]
+        if isinstance(sources[0], Path) and _is_tokens(sources[0]):
+            units = dtype = "uint16" if self.vocabulary <= 1 << 16 else "uint32"
+            fingerprint = data_fingerprint(sources, units, self.block_size, self.seed, max_tokens=max_tokens)
+            tokens = open_tokens(sources[0], dtype)[:max_tokens]
+        else:
+            units = BYTES if self.tokenizer is None else tokenizer_digest(self.tokenizer)
+            fingerprint = data_fingerprint(sources, units, self.block_size, self.seed, max_tokens=max_tokens)
+            dtype = "uint8" if self.tokenizer is None else "uint32"
+            path = self.cache / f"{CACHE}{fingerprint.digest}.cache"
+            tokens = cached_tokens(path, dtype, _documents(sources), self.tokenizer, max_tokens)
+        check_vocabulary(tokens, self.vocabulary, label)
+        return tokens, fingerprint
+
+
+def _label(paths: Sequence[str | Path]) -> str:
+    return str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
+
+
+def _refuse_shared(trained: Fingerprint, held_out: Fingerprint) -> None:
+    """Refuse a held-out file that is trained on, under whatever name."""
+    contents = {msgspec.structs.replace(file, name="" if file.ends else file.name): file.name for file in trained.files}
+    for file in held_out.files:
+        same = contents.get(msgspec.structs.replace(file, name="" if file.ends else file.name))
+        if same is not None:
+            raise SourceError(f"{file.name} of eval_data= is {same} of data=, which is trained on: give other data")
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -205,66 +253,3 @@ def _documents(sources: Sequence[Path | HubData]) -> Iterator[str]:
         options: dict[str, Any] = {"sample_by": "document"} if kind == "text" else {}
         for row in read_rows(source, kind, **options):
             yield text_of(row, str(source))
-
-
-def _cached(
-    path: Path, dtype: str, documents: Iterable[str], tokenizer: PreTrainedTokenizerBase | None, max_tokens: int | None
-) -> Tokens:
-    """Open the tokens of documents from the cache. If they are not there, they are written there atomically first.
-
-    A cache in the folder above is used too, because runs of a sweep share it.
-    """
-    shared = path.parent.parent / path.name
-    if _is_whole(shared):
-        return open_tokens(shared, dtype)
-    if not _is_whole(path):
-        unfinished = path.with_suffix(f".{os.getpid()}.part")  # another process may write the same
-        remaining = max_tokens
-        try:
-            with unfinished.open("wb") as file:
-                for tokens in _tokens(documents, tokenizer):
-                    chunk = np.asarray(tokens, dtype=dtype)[:remaining]
-                    file.write(chunk.tobytes())
-                    remaining = None if remaining is None else remaining - len(chunk)
-                    if remaining == 0:
-                        break
-            digest = _digest(unfinished)
-            unfinished.replace(path)
-            path.with_suffix(_SUM).write_text(digest)
-        except OSError as error:
-            raise ComputationError(f"writing {path} failed: {error.strerror}; free space") from error
-        finally:
-            unfinished.unlink(missing_ok=True)
-    return open_tokens(path, dtype)
-
-
-def _is_whole(path: Path) -> bool:
-    """Return True if the cached tokens exist and are undamaged. Damaged ones are logged."""
-    if not path.exists():
-        return False
-    try:
-        intact = path.with_suffix(_SUM).read_text() == _digest(path)
-    except (OSError, UnicodeDecodeError):
-        intact = False
-    if not intact:
-        _log.warning("%s is not what was written there: the tokens are made anew", path)
-    return intact
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _tokens(
-    documents: Iterable[str], tokenizer: PreTrainedTokenizerBase | None
-) -> Iterator[Sequence[int] | NDArray[np.uint8]]:
-    """Yield the tokens of each document, followed by the tokenizer's end token if it has one."""
-    if tokenizer is None:
-        yield from (np.frombuffer(document.encode(), np.uint8) for document in documents)
-        return
-    end = [] if tokenizer.eos_token_id is None else [cast("int", tokenizer.eos_token_id)]
-    following = iter(documents)
-    while batch := list(itertools.islice(following, _AT_ONCE)):  # fast tokenizers take them in parallel
-        encoded = cast("list[list[int]]", tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"])
-        yield from (tokens + end for tokens in encoded)

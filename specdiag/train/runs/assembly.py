@@ -29,7 +29,8 @@ from specdiag.train.checkpoints.inspect import OPTIMIZER
 from specdiag.train.checkpoints.moment_order import check_order
 from specdiag.train.checkpoints.optimizer_state import Moments, check_optimizer
 from specdiag.train.checkpoints.trainer import CrashSafeTrainer
-from specdiag.train.data.tokens import CACHE, Data
+from specdiag.train.data.token_cache import CACHE
+from specdiag.train.data.tokens import Data
 from specdiag.train.foreign.foreign import Foreign
 from specdiag.train.methods import optimizer_maker
 from specdiag.train.ranks import lock_run, wait_for_all

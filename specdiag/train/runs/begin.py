@@ -22,7 +22,7 @@ from specdiag.train.runs.config import PLAN, RunConfig
 from specdiag.train.runs.folders import new_folder
 from specdiag.train.runs.run import Run
 from specdiag.train.runs.trainer_arguments import DEFAULT_ARGUMENTS, TrainerArguments
-from specdiag.train.tasks.loading import load_task, reads_tokens, vocabulary_of
+from specdiag.train.tasks.loading import load_task, reads_tokens, vocabulary_of, with_validation_file
 from specdiag.train.tasks.task import CLASSIFYING, kind_of
 
 _BYTES = 256
@@ -70,7 +70,11 @@ def begin(
     plan = _plan(recipe, run, again)
     origins = {name: "given" if name in from_options else "recipe" if name in recipe.settings else "default"
                for name in DEFAULT_ARGUMENTS | recipe.settings}  # fmt: skip
-    recipe = msgspec.structs.replace(resolved(recipe), data=tuple(pin(recipe.data)))
+    notes = list(notes)
+    recipe = msgspec.structs.replace(
+        resolved(recipe), data=tuple(pin(recipe.data)), eval_data=tuple(pin(recipe.eval_data))
+    )
+    recipe = recipe if again is not None else with_validation_file(recipe, notes)
     seed = int(recipe.settings["seed"])
     if recipe.start and Path(recipe.start).is_dir():
         refuse_adapter(Path(recipe.start))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from specdiag.errors import UsageError
 from specdiag.system.folder_lock import LOCK
-from specdiag.train.data.tokens import CACHE
+from specdiag.train.data.token_cache import CACHE
 from specdiag.train.runs.config import CONFIG
 
 _CHECKPOINT = re.compile(r"checkpoint-\d+")

@@ -28,7 +28,7 @@ from specdiag.train.runs.request import Request
 from specdiag.train.runs.run import Run
 from specdiag.train.runs.schedule import ScheduleSpan
 from specdiag.train.runs.trainer_arguments import DEFAULT_ARGUMENTS, TrainerArguments
-from specdiag.train.tasks.loading import load_task, reads_text, vocabulary_of
+from specdiag.train.tasks.loading import load_task, reads_text, vocabulary_of, with_validation_file
 
 
 def import_run(request: Request) -> Run:
@@ -73,10 +73,11 @@ def import_run(request: Request) -> Run:
     run = new_folder(request.out or Path(f"{folder.name}-continued"), folder)
     config: Any = foreign.model.config
     recipe = Recipe(
-        title="", source="", task="causal-lm", data=tuple(pin(request.data)), steps_total=total,
-        block_size=foreign.block_size or 0, optimizer="", settings=settings.values,
+        title="", source="", task="causal-lm", data=tuple(pin(request.data)),
+        eval_data=tuple(pin(request.eval_data)), steps_total=total, block_size=foreign.block_size or 0, optimizer="",
+        settings=settings.values,
     )  # fmt: skip
-    recipe = apply_request(recipe, request)
+    recipe = with_validation_file(apply_request(recipe, request), notes)
     tokenizer = resume_tokenizer(
         request.tokenizer, (folder,), in_bytes=False, vocabulary=vocabulary_of(config), in_text=reads_text(recipe)
     )

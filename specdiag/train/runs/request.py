@@ -15,6 +15,8 @@ class Request:
     """Run, checkpoint or folder of weights to continue."""
     data: Sequence[str | Path] = ()
     """Files, folders or datasets of the hub; empty for those of the run."""
+    eval_data: Sequence[str | Path] = ()
+    """Held-out data; empty for that of the run, or blocks of `data`."""
     out: Path | None = None
     """Folder of the new run; None for the run's own, or NAME-continued."""
     decay: str | None = None

@@ -31,7 +31,7 @@ from specdiag.train.runs.schedule import ScheduleSpan, total_at
 from specdiag.train.runs.starting_point import Start, find_start
 from specdiag.train.runs.trainer_arguments import DEFAULT_ARGUMENTS, TrainerArguments, read_arguments
 from specdiag.train.sampling import check_task
-from specdiag.train.tasks.loading import load_task, reads_text, vocabulary_of
+from specdiag.train.tasks.loading import load_task, reads_text, vocabulary_of, with_validation_file
 from specdiag.train.tasks.task import tasks_of
 
 try:
@@ -83,11 +83,13 @@ def prepare(request: Request) -> Run:
     recipe = msgspec.structs.replace(
         _own_recipe(start) or Recipe(title="", source="", task=request.task or _task(checkpoint, config), optimizer="",
                                  steps_total=steps_total, settings={}),
-        data=_data_sources(start, request),
+        data=tuple(pin(request.data)) or (own.recipe.data if own is not None else ()),
+        eval_data=tuple(pin(request.eval_data)) or (own.recipe.eval_data if own is not None else ()),
         steps_total=steps_total,
         settings=settings.values,
     )  # fmt: skip
     recipe = apply_request(recipe, request)
+    recipe = with_validation_file(recipe, notes) if own is None else recipe
     model = trained_model(checkpoint, config, recipe.task, stored_type=not start.fresh)
     folders = (checkpoint, checkpoint.parent)
     tokenizer = resume_tokenizer(
@@ -219,12 +221,6 @@ def _rate(settings: Mapping[str, Any], step: int, total: int) -> float:
     )
     rates: Any = getattr(schedule, "lr_lambdas", None)
     return peak * rates[0](step) if rates else peak
-
-
-def _data_sources(start: Start, request: Request) -> tuple[str, ...]:
-    if request.data:
-        return tuple(pin(request.data))
-    return start.own.recipe.data if start.own is not None else ()
 
 
 def _task(checkpoint: Path, config: Any) -> str:

@@ -162,9 +162,9 @@ def _from_weights(run: Run, rule: str, folder: Path) -> Run:
     config, recipe = run.config, run.config.recipe
     return prepare(
         Request(
-            source=Path(config.source), data=recipe.data, out=folder, decay=rule, steps_total=recipe.steps_total,
-            block_size=recipe.block_size or None, max_tokens=recipe.max_tokens or None, task=recipe.task,
-            columns=recipe.columns, settings=recipe.settings, fresh_optimizer=config.fresh_optimizer,
+            source=Path(config.source), data=recipe.data, eval_data=recipe.eval_data, out=folder,
+            decay=rule, steps_total=recipe.steps_total, block_size=recipe.block_size or None,
+            max_tokens=recipe.max_tokens or None, task=recipe.task, columns=recipe.columns, settings=recipe.settings, fresh_optimizer=config.fresh_optimizer,
             allow_data_shift=True, config=config.model_config or None, layout=config.layout or None,
             tokenizer=_tokenizer(run),
         )

@@ -265,7 +265,8 @@ def _preparing(recipe: Recipe, folder: Path) -> Callable[[], Run]:
     existing = load_config(folder)
     if existing is None:
         return lambda: begin(recipe, folder, cache=folder.parent)
-    if existing.recipe != msgspec.structs.replace(resolved(recipe), data=existing.recipe.data):
+    kept = existing.recipe
+    if kept != msgspec.structs.replace(resolved(recipe), data=kept.data, eval_data=kept.eval_data):
         raise UsageError(f"{folder} holds a run with other settings: name another out=, or move it away")
     return lambda: prepare(Request(source=folder))
 

@@ -6,6 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import msgspec
+
 from specdiag.errors import UsageError
 from specdiag.train.data.tokens import Data, load_data
 from specdiag.train.recipe import Recipe
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
     from specdiag.train.tasks.augment import Augment
     from specdiag.train.tasks.images import Images
 
+LANGUAGE = ("causal-lm", "masked-lm")
+"""Tasks whose examples are blocks of tokens."""
+_TRAIN = "train.bin"
 _LONGEST_BLOCK = 1024
 _AFTER_PADDING = (
     "camembert", "data2vec-text", "esm", "ibert", "longformer", "mpnet", "roberta", "roberta-prelayernorm",
@@ -44,6 +49,11 @@ def load_task(
         SourceError: the data is missing or damaged.
     """
     kind = kind_of(recipe.task)
+    if recipe.eval_data and kind not in LANGUAGE:
+        raise UsageError(
+            f"eval_data= is for causal-lm and masked-lm, and the task is {recipe.task}, which holds out the files or "
+            "the split called validation in data=: leave it out"
+        )
     if recipe.columns and kind not in ("glue", "classification"):
         raise UsageError(f"columns= is for texts with labels, and the task is {recipe.task}: leave it out")
     if kind == "images":
@@ -71,7 +81,29 @@ def load_task(
         seed=seed,
         cache=cache,
         max_tokens=recipe.max_tokens or None,
+        eval_paths=recipe.eval_data,
     )
+
+
+def with_validation_file(recipe: Recipe, notes: list[str]) -> Recipe:
+    """Take nanoGPT's val.bin as held-out data where it lies beside train.bin, unless the recipe names some.
+
+    Args:
+        recipe: recipe whose data may be train.bin, or the one folder with both files.
+        notes: list to which a sentence is added if val.bin is taken.
+
+    Returns:
+        The recipe with both files named, or as it was.
+    """
+    if recipe.eval_data or len(recipe.data) != 1 or kind_of(recipe.task) not in LANGUAGE:
+        return recipe
+    given = Path(recipe.data[0])
+    train = given / _TRAIN if given.is_dir() else given
+    held_out = train.with_name("val.bin")
+    if train.name != _TRAIN or not train.is_file() or not held_out.is_file():
+        return recipe
+    notes.append(f"{held_out} lies beside {_TRAIN}, as nanoGPT leaves it: the held-out blocks are of that file.")
+    return msgspec.structs.replace(recipe, data=(str(train),), eval_data=(str(held_out),))
 
 
 def reads_text(recipe: Recipe) -> bool:

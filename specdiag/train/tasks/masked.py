@@ -47,6 +47,7 @@ def load_masked(
     seed: int,
     cache: Path,
     max_tokens: int | None = None,
+    eval_paths: Sequence[str | Path] = (),
     probability: float = PROBABILITY,
 ) -> Data:
     """Load blocks as `load_data` packs them, for training on hidden tokens.
@@ -59,6 +60,7 @@ def load_masked(
         seed: seed of the run.
         cache: folder that keeps the tokens for the next start.
         max_tokens: largest number of tokens to take, in stored order; None for all.
+        eval_paths: held-out data, as for `load_data`.
         probability: probability that a token is hidden.
 
     Raises:
@@ -81,6 +83,7 @@ def load_masked(
         seed=seed,
         cache=cache,
         max_tokens=max_tokens,
+        eval_paths=eval_paths,
     )
     return dataclasses.replace(
         data,
