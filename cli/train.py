@@ -15,7 +15,8 @@ from .options import OUTPUT, SOURCE
 _DECAY, _RUN = "Decay", "Run"
 _RULE = ("s1", "s2", "every", "mode", "basis", "slope", "measure_first")
 _SETTINGS = {"lr": "learning_rate", "weight_decay": "weight_decay"}
-_FIELDS = ("decay", "optimizer", "task", "columns", "tokenizer", "block_size", "max_tokens", "steps_total")
+_FIELDS = ("decay", "optimizer", "task", "columns", "tokenizer", "block_size", "max_tokens", "steps_total",
+           "eval_every")  # fmt: skip
 
 
 @output.guarded
@@ -102,6 +103,9 @@ def train(
         show_default="as planned")] = None,
     extend: Annotated[int | None, typer.Option(
         "--extend", min=1, help="Add this many steps to the planned ones.", rich_help_panel=_RUN)] = None,
+    eval_every: Annotated[int | None, typer.Option(
+        "--eval-every", min=0, help="Evaluate every so many steps.", rich_help_panel=_RUN,
+        show_default="before the first step and after the last")] = None,
     assign: Annotated[list[str] | None, typer.Option(
         "--set", metavar="NAME=VALUE", rich_help_panel=_RUN,
         help="Set a field of TrainingArguments (seed=1, save_steps=100, bf16=true). New runs also take "
@@ -116,6 +120,8 @@ def train(
     out: Annotated[Path | None, typer.Option(
         "--out", "-o", metavar="DIR", help="Folder of the run.", rich_help_panel=OUTPUT,
         show_default="NAME, or NAME-continued with --resume")] = None,
+    dry_run: Annotated[bool, typer.Option(
+        "--dry-run", help="Check everything and try one step; write nothing.", rich_help_panel=OUTPUT)] = False,
     sample: Annotated[str | None, typer.Option(
         "--sample", metavar="TEXT", help="Let the trained model continue this text.", rich_help_panel=OUTPUT)] = None,
     all_rows: Annotated[bool, typer.Option(
@@ -137,7 +143,7 @@ def train(
     settings = {theirs: ctx.params[ours] for ours, theirs in _SETTINGS.items() if ctx.params[ours] is not None}
     fields = {name: ctx.params[name] for name in _FIELDS if ctx.params[name] is not None}
     assignments = parse_assignments(assign or [])
-    after = runs.After(sample=sample, all_rows=all_rows, stop_on_nan=stop_on_nan)
+    after = runs.After(sample=sample, all_rows=all_rows, stop_on_nan=stop_on_nan, dry_run=dry_run)
     if resume:
         wrong = [name for name in ("optimizer",) if name in fields]
         if wrong or sweep is not None:
@@ -149,7 +155,7 @@ def train(
             alphadecay=rule_options, steps_total=steps_total, extend=extend,
             block_size=block_size, max_tokens=max_tokens, task=task, columns=tuple(columns or ()),
             tokenizer=tokenizer, settings=settings | assignments, fresh_optimizer=fresh_optimizer,
-            allow_data_shift=allow_data_shift,
+            allow_data_shift=allow_data_shift, eval_every=eval_every,
         )  # fmt: skip
         runs.go_on(source, request, compare=compare, after=after)
         return

@@ -86,7 +86,8 @@ def _data(run: Run) -> str:
     data, units = run.data, run.data.fingerprint.tokens
     files = ", ".join(file.name for file in data.fingerprint.held_out)
     origin = f" of {files}" if files else ""
-    parts = f"{len(data.train)} to train on, {len(data.held_out)}{origin} held out."
+    parts = f"{len(data.train)} to train on, {len(data.held_out)}{origin} {run.config.apart}"
+    parts += " from now on; the source run may have trained on them." if run.config.kept_apart else "."
     if not data.n_tokens:
         return f"Data: {len(data.train) + len(data.held_out)} examples: {parts}"
     kind = units if units in _PLAIN_UNITS else "of the tokenizer"
@@ -141,7 +142,7 @@ def progress(run: Run) -> Generator[Callable[[int, Mapping[str, float]], None]]:
     """
     total, first = run.steps_total, run.step
     if not output.shows_progress():
-        yield _lines(total, first)
+        yield _lines(total, first, _apart(run))
         return
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
@@ -151,21 +152,35 @@ def progress(run: Run) -> Generator[Callable[[int, Mapping[str, float]], None]]:
         TextColumn("elapsed"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(compact=True),
     )  # fmt: skip
     with Bar(*columns, console=output.console(stderr=True), transient=True) as bar:
+        apart, evaluated = _apart(run), ""
         task = bar.add_task("", total=total, completed=first, logged="")
         started = time.perf_counter()
 
         def update(step: int, logs: Mapping[str, float]) -> None:
+            nonlocal evaluated
+            if "loss" not in logs:
+                evaluated = f", {apart} loss {logs['eval_loss']:.4f} at step {step}"
+                return
             rate = run.trainer.tokens / (time.perf_counter() - started)
-            bar.update(task, completed=step, logged=f"{_logged(logs)}{f', {rate:.0f} tokens/s' if rate else ''}")
+            bar.update(
+                task, completed=step, logged=f"{_logged(logs)}{evaluated}{f', {rate:.0f} tokens/s' if rate else ''}"
+            )
 
         yield update
 
 
-def _lines(total: int, first: int) -> Callable[[int, Mapping[str, float]], None]:
+def _apart(run: Run) -> str:
+    return run.config.apart.replace(" ", "-")
+
+
+def _lines(total: int, first: int, apart: str) -> Callable[[int, Mapping[str, float]], None]:
     interval, last = -(-(total - first) // _LINES), first
 
     def line(step: int, logs: Mapping[str, float]) -> None:
         nonlocal last
+        if "loss" not in logs:
+            output.talk(f"step {step}/{total}: {apart} loss {logs['eval_loss']:.4f}", "dim")
+            return
         if step - last >= interval or step == total or not math.isfinite(logs["loss"]):
             last = step
             output.talk(f"step {step}/{total}: {_logged(logs)}", "dim")
@@ -207,7 +222,7 @@ def answer(run: Run, result: Result) -> None:
     after, in_tokens = result.held_out_after or {}, run.data.n_tokens > 0
     for name, before in result.held_out_before.items():
         now = f", {_figure(name, after[name], in_tokens)} now" if name in after else ""
-        console.print(f"Held out: {_figure(name, before, in_tokens)} before{now}.")
+        console.print(f"{run.config.apart.capitalize()}: {_figure(name, before, in_tokens)} before{now}.")
     if result.interrupted:
         output.talk(
             f"stopped at step {result.step}, saved: go on with 'specdiag train --resume {result.run}'", "yellow"

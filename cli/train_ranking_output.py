@@ -21,12 +21,13 @@ def ranking(rows: Sequence[Ranked], notes: Sequence[str]) -> None:
         rows: runs, best first.
         notes: sentences about the comparison.
     """
+    head = "kept-apart loss" if any(row.kept_apart for row in rows) else "held-out loss"
     columns: tuple[tables.Column[Ranked], ...] = (
         tables.Column("run", lambda r: r.run, right=False),
         tables.Column("decay", lambda r: r.decay, right=False),
         tables.Column("base", lambda r: tables.number(r.weight_decay, 6).rstrip("0").rstrip(".")),
         tables.Column("seed", lambda r: str(r.seed), 2),
-        tables.Column("held-out loss", lambda r: f"{r.loss:.4f}"),
+        tables.Column(head, lambda r: f"{r.loss:.4f}"),
         tables.Column("better by", lambda r: f"{r.improvement:+.4f}"),
         tables.Column("figures of merit", lambda r: ", ".join(f"{n} {v:.4f}" for n, v in r.merits.items()) or "·"),
         tables.Column("hours", lambda r: f"{r.hours:.2f}", 3),

@@ -16,8 +16,10 @@ from specdiag.errors import ComputationError, UsageError
 from specdiag.system import interrupts
 
 from . import output
+from . import train_dry_run as dry
 from . import train_output as show
 from . import train_ranking_output as show_runs
+from .train_dry_run import check_compare
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,11 +37,13 @@ class After:
         sample: beginning of a text that the trained model continues; None for none.
         all_rows: True to print the decay of every Parameter.
         stop_on_nan: True to end the run when the loss is not finite.
+        dry_run: True to check the run and try one step, and to write nothing.
     """
 
     sample: str | None
     all_rows: bool
     stop_on_nan: bool = True
+    dry_run: bool = False
 
 
 def go_on(source: str | None, request: Request, *, compare: str | None, after: After) -> None:
@@ -60,15 +64,19 @@ def go_on(source: str | None, request: Request, *, compare: str | None, after: A
     from specdiag.train.runs.starting_point import newest_run
 
     _speak_on_one_rank()
-    _check_compare(compare, request.decay)
+    check_compare(compare, request.decay)
     if source is None:
         source = str(newest_run(Path()))
         output.talk(f"taking the newest run here, {source}", "dim")
     continues = after.sample is not None
     if after.sample == "":
         raise UsageError("--sample needs a text to continue")
-    run = prepare(dataclasses.replace(request, source=Path(source), continues_text=continues))
-    _check_compare(compare, run.config.recipe.decay)
+    request = dataclasses.replace(request, source=Path(source), continues_text=continues)
+    if after.dry_run:
+        dry.show_dry_run(lambda scratch: prepare(dataclasses.replace(request, scratch=scratch)), compare, after)
+        return
+    run = prepare(request)
+    check_compare(compare, run.config.recipe.decay)
     _train_and_compare(run, compare, after)
 
 
@@ -109,14 +117,20 @@ def start(
     recipe = changed(load_recipe(source), changes)
     if after.sample is not None:
         check_beginning(after.sample, recipe.task)
-    _check_compare(compare, recipe.decay)
+    check_compare(compare, recipe.decay)
     folder = out or Path(Path(source).stem)
     if sweep is not None:
         if compare is not None:
             raise UsageError("--sweep runs every decay that it names: leave --compare out")
+        if after.dry_run:
+            raise UsageError("--dry-run tries one run: leave --sweep out")
         _sweep(recipe, sweep, folder, after)
         return
-    _train_and_compare(begin(recipe, folder, from_options=settings_of(changes)), compare, after)
+    options = settings_of(changes)
+    if after.dry_run:
+        dry.show_dry_run(lambda scratch: begin(recipe, folder, from_options=options, scratch=scratch), compare, after)
+        return
+    _train_and_compare(begin(recipe, folder, from_options=options), compare, after)
 
 
 def _train_and_compare(run: Run, rule: str | None, after: After) -> None:
@@ -186,18 +200,6 @@ def _sweep(recipe: Recipe, grid: str, out: Path, after: After) -> None:
     show_runs.grid(tabulate(results))
     show_runs.locked(locked)
     show_runs.diverged(rows)
-
-
-def _check_compare(rule: str | None, own_rule: str | None) -> None:
-    """Check the rule of --compare before hours of training, not after them."""
-    from specdiag.train.callbacks.registry import OPTIONS
-
-    if rule is None:
-        return
-    if rule not in OPTIONS:
-        raise UsageError(f"unknown --compare '{rule}'; choose {', '.join(OPTIONS)}")
-    if rule == own_rule:
-        raise UsageError(f"the run itself has decay '{rule}': --compare names another")
 
 
 def _speak_on_one_rank() -> None:

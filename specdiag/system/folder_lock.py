@@ -84,6 +84,21 @@ class FolderLock:
         self._finalizer()
 
 
+def refuse_locked(folder: Path, kind: str = "run") -> None:
+    """Check that no other process writes to a folder, without taking its lock.
+
+    Args:
+        folder: a folder.
+        kind: the kind of folder, for messages.
+
+    Raises:
+        UsageError: another process writes there, or its lock cannot be judged from here.
+    """
+    path = folder.resolve() / LOCK
+    if path.exists() and not _n_holders.get(path):
+        _judged(path, kind)
+
+
 @contextlib.contextmanager
 def exclusive_access(folder: Path) -> Generator[None]:
     """Keep other processes out of a folder for the moment in which a file in it is changed.

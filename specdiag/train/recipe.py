@@ -83,6 +83,8 @@ class Recipe(Record, frozen=True, kw_only=True):
     """A name of `specdiag.optim.METHODS`; empty, only in a run that continues, for the Trainer's own."""
     start: str = ""
     """Hub id or folder of the weights; empty for new weights, made from `model`."""
+    eval_every: int = 0
+    """Steps between two evaluations; 0 to evaluate only before the first step and after the last."""
     norms_every: int = 50
     """Steps between two logs of weight norms, for checks of a simulation and plots of norms; 0 for none."""
     columns: tuple[str, ...] = ()
@@ -168,6 +170,8 @@ def _check(recipe: Recipe) -> None:
         raise UsageError(_unknown(recipe.augment, "augmentation", AUGMENTS))
     _check_names(recipe.optimizer_options, f"option of {recipe.optimizer}", METHODS[recipe.optimizer].defaults)
     _check_names(recipe.alphadecay, f"option of {recipe.decay}", OPTIONS.get(recipe.decay, ()))
+    if recipe.eval_every < 0:
+        raise UsageError(f"'eval_every' is {recipe.eval_every}: give a number of steps, or 0 for the ends alone")
     if recipe.norms_every < 0:
         raise UsageError(f"'norms_every' is {recipe.norms_every}: give a number of steps, or 0 for no log of norms")
     if recipe.steps_total < 1:
@@ -198,8 +202,8 @@ def check_settings(settings: Mapping[str, object]) -> None:
     unused = next((name for name in settings if name in _UNSUPPORTED_SETTINGS), None)
     if unused is not None:
         raise UsageError(
-            f"'{unused}' is no setting here: a run is evaluated before the first step and after the last, saves every "
-            "save_steps in its own folder, and shows its own progress"
+            f"'{unused}' is no setting here: a run is evaluated before the first step, every eval_every steps and "
+            "after the last, saves every save_steps in its own folder, and shows its own progress"
         )
     types: Table = {field.name: field.type for field in fields(TrainingArguments)}
     _check_names(settings, "argument of the Trainer", types)

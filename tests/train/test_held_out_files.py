@@ -180,3 +180,42 @@ def test_the_command_line_names_the_file(text, tmp_path):
     wrong = invoke("train", recipe, "--eval-data", text, "--out", tmp_path / "wrong")
     assert wrong.exit_code == 3
     assert "of --eval-data is library.txt of --data" in wrong.stderr
+
+
+def test_what_the_source_run_may_have_trained_on_is_not_called_held_out(plain, text, other, tmp_path):
+    def shown(source, name, *more):
+        result = invoke("train", source, "--resume", "--decay", "uniform", "--out", tmp_path / name, *more)
+        assert result.exit_code == 0, result.stderr
+        return result.stdout
+
+    weak = shown(plain / "checkpoint-4", "weak", "--data", text)
+    assert "9 kept apart from now on; the source run may have trained on them." in weak
+    assert "Kept apart: loss" in weak
+    assert "eld out" not in weak
+    strong = shown(plain / "checkpoint-4", "strong", "--data", text, "--eval-data", other)
+    assert "of other.txt held out." in strong
+    assert "Held out: loss" in strong
+    assert "ept apart" not in strong
+    assert load_config(tmp_path / "weak").kept_apart
+    assert not load_config(tmp_path / "strong").kept_apart
+    ranking = invoke("compare", tmp_path / "weak", tmp_path / "strong")
+    assert "kept-apart loss" in ranking.stdout
+    ranking = invoke("compare", tmp_path / "strong", tmp_path / "strong")
+    assert "held-out loss" in ranking.stdout
+
+
+@pytest.mark.parametrize(("change", "apart"), [({}, "held out"), ({"max_tokens": 2000}, "kept apart")])
+def test_a_branch_of_our_run_holds_out_what_that_run_held_out(text, tmp_path, change, apart):
+    begin(tiny_recipe(text), tmp_path / "run").train()
+    branch = prepare(
+        Request(source=tmp_path / "run", out=tmp_path / "on", extend=1, decay="none", allow_data_shift=True, **change)
+    )
+    assert branch.config.apart == apart
+    branch.train()
+    assert prepare(Request(source=tmp_path / "on", extend=1)).config.apart == apart
+
+
+def test_new_weights_hold_out_and_given_weights_keep_apart(plain, text, tmp_path):
+    assert begin(tiny_recipe(text), tmp_path / "new").config.apart == "held out"
+    given = tiny_recipe(text, start=str(plain / "checkpoint-4"), model={})
+    assert begin(given, tmp_path / "given").config.apart == "kept apart"

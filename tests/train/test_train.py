@@ -275,7 +275,7 @@ def test_from_the_command_line_in_an_empty_folder(plain, text, tmp_path, monkeyp
     for words in (
         "checkpoint-2 goes on at step 2, to step 6, in", "From optimizer.pt: learning_rate 0.01, weight_decay 0.5.",
         "From training_args.bin: lr_scheduler_type cosine", "24 state tensors of 12 parameters", "it is recommended now",
-        "Weight decay (plan) at step 2", UP, "Step 6: 512 tokens in", "Held out: loss",
+        "Weight decay (plan) at step 2", UP, "Step 6: 512 tokens in", "Kept apart: loss",
     ):  # fmt: skip
         assert words in first.output, words
     assert specdiag.load_plan("mine-continued/plan.json").basis == "square"

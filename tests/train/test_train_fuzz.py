@@ -232,4 +232,4 @@ def test_old_outcomes_are_read(run):
     Path(path).write_text(json.dumps(held))
     row = rank([run])[0][0]
     assert row.loss != row.loss
-    assert divergences([row]) == ["'ours' diverged: its held-out loss at the end is not finite."]
+    assert divergences([row]) == ["'ours' diverged: its last evaluation is not finite."]

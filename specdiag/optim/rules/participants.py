@@ -15,6 +15,12 @@ from specdiag.live.parameters import live_parameters, untied
 from specdiag.records import ModuleRecord
 from specdiag.spectra.live_alpha import TYPES
 
+NO_EXPONENT = (
+    "low-rank factors B and A: (cB, A/c) is the same update for every c, so that a factor's own exponent means "
+    "nothing, and decay pulls the weights to the base model's, not to 0"
+)
+"""Reason why decay by exponents of an adapter is refused."""
+
 
 def select_participants(
     model: nn.Module,
@@ -46,7 +52,7 @@ def select_participants(
         (name for name, p in untied(live_parameters(model)).items() if p in optimized and "lora_" in name), None
     )
     if adapter is not None:
-        raise UsageError(f"the optimizer trains adapters ({adapter}): an exponent of a low-rank factor says nothing")
+        raise UsageError(f"the optimizer trains adapters ({adapter}), and rules by exponents are not for {NO_EXPONENT}")
     matrices = [
         m for m in live_matrices(model) if m.is_first and m.parameter in optimized and m.parameter.dtype in TYPES
     ]

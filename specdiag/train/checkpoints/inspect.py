@@ -13,6 +13,7 @@ from typing import Any
 from specdiag.checkpoint.formats import TORCH_SUFFIXES
 from specdiag.errors import SourceError, UsageError
 from specdiag.files import Table, read_whole
+from specdiag.optim.rules.participants import NO_EXPONENT
 from specdiag.train.checkpoints.manifest import content_defect, manifest_defect
 from specdiag.train.checkpoints.trainer_state import read_trainer_state
 from specdiag.train.checkpoints.zip_check import zip_defect
@@ -86,8 +87,9 @@ def refuse_adapter(source: Path) -> None:
     for path in (folder, *checkpoints_of(folder)):
         if (path / _ADAPTER).is_file():
             raise UsageError(
-                f"'{path}' is an adapter: decay by exponents of low-rank factors is not defined; merge it into its "
-                "base model, and train that"
+                f"'{path}' is an adapter: decay by exponents is not defined for {NO_EXPONENT}; merge it into its base "
+                f"model, and train that. 'specdiag analyze {path} --base MODEL' gives exponents of the merged weights, "
+                "and without --base norm and stable rank of the update"
             )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -77,7 +77,7 @@ class CrashSafeTrainer(Trainer):
         optimizer = cast("Any", self.optimizer)
         if divergence is not None and not divergence.allows_saving(own, optimizer, step, self.control):
             return
-        self._check_space(run, step)
+        self.check_space(run, step)
         try:
             super()._save_checkpoint(model, trial)
             wait_for_all()  # every rank has written its random state
@@ -94,19 +94,33 @@ class CrashSafeTrainer(Trainer):
             rotate(run, self.args.save_total_limit)
         wait_for_all()
 
-    def _check_space(self, run: Path, step: int) -> None:
-        needed, free = (
-            _bytes_to_save(cast("nn.Module", self.model), self.optimizer) + _SLACK,
-            shutil.disk_usage(run).free,
-        )
+    def check_space(self, run: Path, step: int) -> int:
+        """Check that a checkpoint fits on the disk, and return its bytes.
+
+        Args:
+            run: folder of the run, or the one above it that exists.
+            step: step of the checkpoint, for the message.
+
+        Raises:
+            ComputationError: too little is free.
+        """
+        own = cast("nn.Module", self.model)
+        needed = n_bytes([*own.parameters(), *own.buffers(), *state_tensors(cast("Any", self.optimizer))]) + _SLACK
+        free = shutil.disk_usage(run).free
         if needed > free:
             raise ComputationError(
                 f"checkpoint-{step} takes {needed / 2**20:.0f} MiB and {free / 2**20:.0f} are free in {run}: free "
                 f"space and go on with resume={str(run)!r}"
             )
+        return needed
 
 
-def _bytes_to_save(model: nn.Module, optimizer: Any) -> int:
-    tensors = [*model.parameters(), *model.buffers()]
-    tensors += [v for state in optimizer.state.values() for v in state.values() if isinstance(v, torch.Tensor)]
+def state_tensors(optimizer: Optimizer) -> list[torch.Tensor]:
+    """List the tensors of an optimizer's state."""
+    states = cast("Iterable[Mapping[str, object]]", optimizer.state.values())
+    return [value for state in states for value in state.values() if isinstance(value, torch.Tensor)]
+
+
+def n_bytes(tensors: Iterable[torch.Tensor]) -> int:
+    """Return the bytes of all values."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -62,6 +62,7 @@ class Data:
         metrics: computes metrics from all held-out predictions; None if the loss is the only measure.
         labels: names of the classes in the order of their numbers; None if there are none.
         callbacks: callbacks that the data needs in the Trainer.
+        split_off: True if the held-out examples are a part of the training data, kept apart by a rule of specdiag.
     """
 
     train: Examples
@@ -72,6 +73,7 @@ class Data:
     metrics: Callable[[EvalPrediction], dict[str, float]] | None = None
     labels: tuple[str, ...] | None = None
     callbacks: tuple[TrainerCallback, ...] = ()
+    split_off: bool = False
 
 
 def data_files(paths: Sequence[str | Path], types: Collection[str] = tuple(_READERS)) -> list[Path | HubData]:
@@ -159,7 +161,7 @@ def load_data(
     tokens, fingerprint = reader.read(sources, _label(paths), max_tokens)
     if not eval_sources:
         train, held_out = split(tokens, block_size, _label(paths))
-        return Data(train, held_out, fingerprint, (len(train) + len(held_out)) * block_size)
+        return Data(train, held_out, fingerprint, (len(train) + len(held_out)) * block_size, split_off=True)
     on_hub = any(isinstance(source, HubData) for source in eval_sources)
     most = HELD_OUT_MOST * block_size if on_hub else None
     eval_tokens, eval_fingerprint = reader.read(eval_sources, _label(eval_paths), most)

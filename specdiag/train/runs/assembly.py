@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import warnings
@@ -48,6 +49,7 @@ class RunSpec:
 
     Attributes:
         folder: folder of the run.
+        scratch: folder for what a dry run writes; None to write into `folder`.
         in_place: True if the run exists and continues in its folder.
         recipe: complete recipe; its settings are those of `settings`.
         settings: arguments of the Trainer, with their origins.
@@ -65,11 +67,13 @@ class RunSpec:
         make_model: makes the model; takes the data, because a head may need its labels.
         tokenizer: None if bytes are tokens, or there are none.
         companions: lists files to copy into every checkpoint, such as a tokenizer's; takes the folder of the run.
+        seen: True if examples that are split off the data may have been trained on before; takes the data.
         schedule: lr schedules so far.
         notes: sentences so far.
     """
 
     folder: Path
+    scratch: Path | None = None
     in_place: bool
     recipe: Recipe
     settings: TrainerArguments
@@ -87,6 +91,7 @@ class RunSpec:
     make_model: Callable[[Data], nn.Module]
     tokenizer: PreTrainedTokenizerBase | None
     companions: Callable[[Path], Sequence[Path]]
+    seen: Callable[[Data], bool]
     schedule: Sequence[ScheduleSpan] = ()
     notes: list[str]
 
@@ -104,17 +109,23 @@ def assemble(parts: RunSpec) -> Run:
         UsageError: the parts do not go together.
         SourceError: data, weights or optimizer are damaged or do not fit.
     """
-    run, recipe, notes = parts.folder, parts.recipe, parts.notes
-    arguments = _arguments(run, parts.settings.values, recipe.steps_total)
+    run, recipe, notes = parts.scratch or parts.folder, parts.recipe, parts.notes
+    dry = parts.scratch is not None
+    arguments = _arguments(run, parts.settings.values, recipe.steps_total, dry=dry)
     _check_schedule(arguments, recipe.steps_total)
     existed = run.exists()
     wait_for_all()
     with arguments.main_process_first(local=False):
-        _make_folder(run)
-        lock = lock_run(run)
+        if dry:
+            _check_folder(parts.folder)
+        else:
+            _make_folder(run)
+        lock = None if dry else lock_run(run)
         notes += [lock.note] if lock is not None and lock.note else []
     if not parts.in_place and (run / CONFIG).exists():
         raise UsageError(f"{run} became a run meanwhile: another process began it; name another out=")
+    if dry:
+        _link_cache(parts.folder, run)
     old_cache = set(run.glob(f"{CACHE}*"))
     try:
         with arguments.main_process_first(local=False):
@@ -131,7 +142,7 @@ def assemble(parts: RunSpec) -> Run:
         moments: Moments = {}
         if parts.foreign is not None and not parts.fresh:
             check_state(parts.foreign.moments, f"the optimizer of {parts.checkpoint}")
-            notes.append(save_imported_state(trainer, parts.foreign, recipe))
+            notes.append(save_imported_state(trainer, parts.foreign, recipe, saves=not dry))
             resume_from, moments = run / f"checkpoint-{parts.step}", parts.foreign.moments
         elif resume_from is not None:
             note, moments = check_optimizer(resume_from / OPTIMIZER, optimizer, model)
@@ -144,11 +155,12 @@ def assemble(parts: RunSpec) -> Run:
             fresh_optimizer=parts.fresh_optimizer,
             model_config=parts.model_config,
             layout=parts.layout,
+            kept_apart=data.split_off and parts.seen(data),
             recipe=recipe,
             fingerprint=data.fingerprint,
             schedule=extend_schedule(parts.schedule, parts.step, recipe.steps_total),
         )
-        if arguments.process_index == 0 and not parts.in_place:
+        if arguments.process_index == 0 and not parts.in_place and not dry:
             if parts.plan is not None:
                 parts.plan.save(run / PLAN)
             save_config(run, config)
@@ -162,9 +174,8 @@ def assemble(parts: RunSpec) -> Run:
                 shutil.rmtree(run, ignore_errors=True)
         raise
     return Run(
-        folder=run, source=parts.checkpoint, step=parts.step, fresh=parts.fresh, in_place=parts.in_place, config=config,
-        settings=parts.settings, plan=parts.plan,
-        rule=rule, data=data,
+        folder=parts.folder, source=parts.checkpoint, step=parts.step, fresh=parts.fresh, in_place=parts.in_place,
+        config=config, settings=parts.settings, plan=parts.plan, rule=rule, data=data,
         trainer=trainer, tokenizer=parts.tokenizer, resume_from=resume_from, notes=notes, lock=lock,
     )  # fmt: skip
 
@@ -201,7 +212,7 @@ def _check_decay(
             rule.attached(model, optimizer).detach()
 
 
-def _arguments(run: Path, settings: Mapping[str, Any], steps_total: int) -> TrainingArguments:
+def _arguments(run: Path, settings: Mapping[str, Any], steps_total: int, *, dry: bool) -> TrainingArguments:
     fixed: Table = {
         "output_dir": str(run), "max_steps": steps_total, "save_strategy": "steps", "logging_strategy": "steps",
         "eval_strategy": "no", "disable_tqdm": True, "ddp_find_unused_parameters": False,
@@ -217,6 +228,8 @@ def _arguments(run: Path, settings: Mapping[str, Any], steps_total: int) -> Trai
     _check_reporting(str(settings.get("report_to", "none")))
     # The number of workers does not affect the results.
     fixed["dataloader_num_workers"] = min(int(settings.get("dataloader_num_workers", 0)), os.cpu_count() or 1)
+    if dry:
+        fixed["report_to"] = "none"
     chosen = {name: value for name, value in settings.items() if (name, value) != ("optim", COUPLED)}
     try:
         return TrainingArguments(**{**defaults, **chosen, **fixed})
@@ -229,7 +242,26 @@ def _make_folder(run: Path) -> None:
     try:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"cannot make the folder {run}: {error.strerror}; name another with out=") from error
+        raise _no_folder(run, error.strerror) from error
+
+
+def _check_folder(run: Path) -> None:
+    """Refuse a folder that `_make_folder` could not make, without making it."""
+    above = next(path for path in (run, *run.parents) if path.exists())
+    if not above.is_dir():
+        raise _no_folder(run, os.strerror(errno.ENOTDIR))
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise _no_folder(run, os.strerror(errno.EACCES))
+
+
+def _no_folder(run: Path, reason: str | None) -> UsageError:
+    return UsageError(f"cannot make the folder {run}: {reason}; name another with out=")
+
+
+def _link_cache(run: Path, scratch: Path) -> None:
+    """Let a dry run read the tokens that a run keeps."""
+    for path in run.glob(f"{CACHE}*"):
+        (scratch / path.name).symlink_to(path.resolve())
 
 
 def _check_schedule(arguments: TrainingArguments, steps_total: int) -> None:

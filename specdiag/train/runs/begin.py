@@ -43,6 +43,7 @@ def begin(
     again: RunConfig | None = None,
     cache: Path | None = None,
     notes: Sequence[str] = (),
+    scratch: Path | None = None,
 ) -> Run:
     """Prepare a run that begins: decide and check everything.
 
@@ -53,6 +54,7 @@ def begin(
         again: existing configuration of a run that was stopped before its first checkpoint; None for a new run.
         cache: folder for the tokens if several runs share them; None for the folder of the run.
         notes: sentences so far.
+        scratch: folder for what a dry run writes, which stays out of `out`; None to write the run.
 
     Returns:
         The run, ready to train.
@@ -101,9 +103,10 @@ def begin(
 
     return assemble(
         RunSpec(
-            folder=run, in_place=again is not None, recipe=recipe, settings=TrainerArguments(recipe.settings, origins),
-            source="", fresh_optimizer=False, checkpoint=None, step=0, fresh=True, trained=bool(recipe.start),
-            plan=plan, load_data=load, make_model=make, tokenizer=tokenizer,
+            folder=run, scratch=scratch, in_place=again is not None, recipe=recipe,
+            settings=TrainerArguments(recipe.settings, origins), source="", fresh_optimizer=False, checkpoint=None,
+            step=0, fresh=True, trained=bool(recipe.start), plan=plan, load_data=load,
+            seen=lambda _: bool(recipe.start), make_model=make, tokenizer=tokenizer,
             companions=lambda folder: save_tokenizer(tokenizer, folder),
             notes=[*notes, *vocabulary_notes, *_warmup_notes(recipe)],
         )

@@ -32,11 +32,18 @@ class RunConfig(Record, frozen=True, kw_only=True):
     """Source of the model's config.json, if another program's checkpoint had none."""
     layout: str = ""
     """Parameter order of that program's optimizer, if the request named it."""
+    kept_apart: bool = False
+    """True if the weights may have been trained on what is kept apart from the data now, so that it is not held out."""
     recipe: Recipe
     """Recipe with all defaults. With decay `plan`, the plan is plan.json in the same folder."""
     fingerprint: Fingerprint
     schedule: tuple[ScheduleSpan, ...]
     """The lr schedules so far, including those of the run that this one branched off."""
+
+    @property
+    def apart(self) -> str:
+        """Word for the examples that the run is evaluated on: `held out` only where the weights never saw them."""
+        return "kept apart" if self.kept_apart else "held out"
 
 
 _convert = converter(RunConfig)

@@ -89,9 +89,10 @@ def import_run(request: Request) -> Run:
 
     return assemble(
         RunSpec(
-            folder=run, in_place=False, recipe=recipe, settings=settings, source=str(source), fresh_optimizer=fresh,
-            checkpoint=source, step=step, fresh=fresh, trained=True, plan=plan, foreign=foreign,
-            model_config=str(request.config or ""), layout=request.layout or "", load_data=load,
+            folder=run, scratch=request.scratch, in_place=False, recipe=recipe, settings=settings,
+            source=str(source), fresh_optimizer=fresh, checkpoint=source, step=step, fresh=fresh, trained=True,
+            plan=plan, foreign=foreign, model_config=str(request.config or ""), layout=request.layout or "",
+            load_data=load, seen=lambda _: True,
             make_model=lambda _: foreign.model, tokenizer=tokenizer,
             schedule=() if fresh or foreign.steps_total is None
             else (ScheduleSpan(step=0, steps_total=foreign.steps_total),),

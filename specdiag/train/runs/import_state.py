@@ -47,13 +47,14 @@ def complete_arguments(foreign: Foreign, settings: TrainerArguments) -> TrainerA
     return TrainerArguments(values, origin, list(settings.notes))
 
 
-def save_imported_state(trainer: CrashSafeTrainer, foreign: Foreign, recipe: Recipe) -> str:
+def save_imported_state(trainer: CrashSafeTrainer, foreign: Foreign, recipe: Recipe, *, saves: bool = True) -> str:
     """Save the other program's moments, step and schedule position as a checkpoint of this run.
 
     Args:
         trainer: Trainer with the checkpoint's model and a new optimizer.
         foreign: the checkpoint.
         recipe: recipe of the run.
+        saves: False to only load and check them.
 
     Returns:
         Sentence about the check of the moments.
@@ -80,6 +81,7 @@ def save_imported_state(trainer: CrashSafeTrainer, foreign: Foreign, recipe: Rec
     trainer.state.global_step, trainer.state.max_steps = foreign.step, recipe.steps_total
     trainer.state.train_batch_size = trainer.args.train_batch_size
     trainer.state.compute_steps(trainer.args, recipe.steps_total)
-    trainer.save_now()
+    if saves:
+        trainer.save_now()
     trainer.lr_scheduler = None  # created again and loaded when training begins
     return note

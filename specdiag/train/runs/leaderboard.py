@@ -29,7 +29,7 @@ class Ranked(Record, frozen=True, kw_only=True):
     seed: int
     step: int
     loss: float
-    """Held-out loss in nats; NaN for a run that diverged."""
+    """Loss in nats on examples that the run did not train on; NaN for a run that diverged."""
     improvement: float
     """Loss of the baseline minus this loss."""
     merits: dict[str, float]
@@ -38,6 +38,8 @@ class Ranked(Record, frozen=True, kw_only=True):
     decay_share: float
     """Fraction of `hours` that the decay rule took."""
     tokens: int
+    kept_apart: bool = False
+    """True if the weights may have been trained on the examples of that loss before the run began."""
     diverged_at: int | None = None
     """Steps after which the loss was not finite; None if the run did not end for that."""
 
@@ -83,7 +85,7 @@ def divergences(rows: Sequence[Ranked]) -> list[str]:
     """Write a sentence for each run without a finite loss."""
     return [
         f"'{row.run}' diverged: "
-        + ("its held-out loss at the end is not finite." if row.diverged_at is None
+        + ("its last evaluation is not finite." if row.diverged_at is None
            else f"after {row.diverged_at} steps its loss was not finite.")
         for row in rows
         if not math.isfinite(row.loss)
@@ -116,6 +118,7 @@ def _row(run: Path, config: RunConfig, outcome: Outcome, baseline: Mapping[str, 
         hours=outcome.seconds / 3600,
         decay_share=outcome.decay_seconds / outcome.seconds if outcome.seconds else 0.0,
         tokens=outcome.tokens,
+        kept_apart=config.kept_apart,
         diverged_at=outcome.diverged_at,
     )
 

@@ -67,7 +67,7 @@ def override_arguments(
 
 
 def apply_request(recipe: Recipe, request: Request) -> Recipe:
-    """Return a recipe with the task, block size, token limit and columns of a request.
+    """Return a recipe with the task, block size, token limit, columns and evaluations of a request.
 
     Args:
         recipe: recipe to copy.
@@ -86,6 +86,7 @@ def apply_request(recipe: Recipe, request: Request) -> Recipe:
         block_size=request.block_size or recipe.block_size,
         max_tokens=request.max_tokens or recipe.max_tokens,
         columns=tuple(request.columns) or recipe.columns,
+        eval_every=recipe.eval_every if request.eval_every is None else request.eval_every,
     )
 
 

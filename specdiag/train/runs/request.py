@@ -27,6 +27,8 @@ class Request:
     """Steps of the whole run."""
     extend: int | None = None
     """Steps to add to the planned ones."""
+    eval_every: int | None = None
+    """Steps between two evaluations; None for those of the run."""
     block_size: int | None = None
     """Tokens of a block."""
     max_tokens: int | None = None
@@ -47,5 +49,7 @@ class Request:
     """True to take only the weights and start at step 0."""
     allow_data_shift: bool = False
     """True to continue although data, batch size or number of processes changed."""
+    scratch: Path | None = None
+    """Folder for what a dry run writes, which stays out of the run's; None to write the run."""
     continues_text: bool = False
     """True if the model continues a text at the end."""

@@ -50,7 +50,7 @@ except ImportError as error:
     ) from error
 
 
-_NOT_OF_THE_RUN = ("source", "fresh_optimizer", "continues_text")
+_NOT_OF_THE_RUN = ("source", "fresh_optimizer", "continues_text", "scratch")
 """Fields of a request that are allowed for a run that starts over, because they change nothing in it."""
 
 
@@ -71,7 +71,8 @@ def prepare(request: Request) -> Run:
     if is_foreign(Path(request.source)):
         return import_run(request)
     with one_rank_first():  # the first one removes leftovers of a killed run
-        start = find_start(request.source, fresh=request.fresh_optimizer, branch=request.out is not None)
+        start = find_start(request.source, fresh=request.fresh_optimizer, branch=request.out is not None,
+                           dry=request.scratch is not None)  # fmt: skip
     checkpoint, own, notes = start.checkpoint, start.own, list(start.notes)
     if checkpoint is None:
         return _start_over(request, start)
@@ -109,12 +110,13 @@ def prepare(request: Request) -> Run:
 
     return assemble(
         RunSpec(
-            folder=run, in_place=start.in_place is not None, recipe=recipe, settings=settings,
+            folder=run, scratch=request.scratch, in_place=start.in_place is not None, recipe=recipe, settings=settings,
             source=str(checkpoint) if existing is None else existing.source,
             fresh_optimizer=start.fresh if existing is None else existing.fresh_optimizer,
             model_config="" if existing is None else existing.model_config,
             layout="" if existing is None else existing.layout,
             checkpoint=checkpoint, step=start.step, fresh=start.fresh, trained=True, plan=plan, load_data=load,
+            seen=lambda data: own is None or own.kept_apart or bool(own.fingerprint.differences(data.fingerprint)),
             make_model=lambda _: model, tokenizer=tokenizer, schedule=_schedule(start, checkpoint),
             companions=lambda folder: companion_files(folder, folders, tokenizer, request.tokenizer), notes=notes,
         )
@@ -141,7 +143,7 @@ def _start_over(request: Request, start: Start) -> Run:
         )
     if request.continues_text:
         check_task(own.recipe.task)
-    return begin(own.recipe, in_place, again=own, notes=start.notes)
+    return begin(own.recipe, in_place, again=own, notes=start.notes, scratch=request.scratch)
 
 
 def _settings(start: Start, checkpoint: Path, request: Request, notes: list[str]) -> TrainerArguments:

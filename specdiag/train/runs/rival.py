@@ -164,9 +164,11 @@ def _from_weights(run: Run, rule: str, folder: Path) -> Run:
         Request(
             source=Path(config.source), data=recipe.data, eval_data=recipe.eval_data, out=folder,
             decay=rule, steps_total=recipe.steps_total, block_size=recipe.block_size or None,
-            max_tokens=recipe.max_tokens or None, task=recipe.task, columns=recipe.columns, settings=recipe.settings, fresh_optimizer=config.fresh_optimizer,
+            max_tokens=recipe.max_tokens or None, task=recipe.task, columns=recipe.columns,
+            settings=recipe.settings, fresh_optimizer=config.fresh_optimizer,
             allow_data_shift=True, config=config.model_config or None, layout=config.layout or None,
             tokenizer=_tokenizer(run),
+            eval_every=recipe.eval_every,
         )
     )  # fmt: skip
 
@@ -179,7 +181,7 @@ def _is_same(rival: Recipe, recipe: Recipe, rule: str) -> bool:
 
 def _without_changeable(recipe: Recipe) -> Recipe:
     settings = {name: value for name, value in recipe.settings.items() if name not in CHANGEABLE_ON_RESUME}
-    return msgspec.structs.replace(recipe, settings=settings)
+    return msgspec.structs.replace(recipe, settings=settings, eval_every=0)
 
 
 def _other_data(rival: RunConfig, config: RunConfig) -> bool:

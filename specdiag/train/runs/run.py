@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallb
 from specdiag.decay.plan import DecayPlan
 from specdiag.system.folder_lock import FolderLock
 from specdiag.train.callbacks.divergence import Divergence
+from specdiag.train.callbacks.evaluation import EvaluationCallback
 from specdiag.train.callbacks.norms import NormWatchCallback
 from specdiag.train.callbacks.run_log import Decays, RunLogCallback, StopCallback
 from specdiag.train.checkpoints.trainer import CrashSafeTrainer
@@ -36,7 +37,7 @@ class Result:
     step: int
     interrupted: bool
     seconds: float
-    """Seconds of training steps, saving and measuring, without the first and last evaluation."""
+    """Seconds of training steps, saving and measuring, without evaluations."""
     decay_seconds: float
     """Part of these seconds that the decay rule took."""
     tokens: int
@@ -107,7 +108,7 @@ class Run:
         Args:
             on_first: called before the first step with the decay of every Parameter as the optimizer reads it.
             on_log: called with the step and what the Trainer logs, with `alpha`, `ratio_min` and `ratio_max` if the
-                rule has them.
+                rule has them; and with the step and the figures of an evaluation, as `eval_NAME`.
             stop_on_nan: True to end the run when the loss of a step is not finite. Weights that are not finite are
                 never saved.
 
@@ -137,17 +138,19 @@ class Run:
         for callback in (self.rule, NormWatchCallback(every=every) if every else None, log, stop, divergence):
             if callback is not None:
                 trainer.add_callback(callback)
+        evaluation = EvaluationCallback(self.config.recipe.eval_every or self.steps_total, self._held_out, on_log)
+        trainer.add_callback(evaluation)
         trainer.divergence = divergence
         before = self._held_out(self.step)
         started = time.perf_counter()
         with stop.on_signals():
             trainer.train(resume_from_checkpoint=None if self.resume_from is None else str(self.resume_from))
-        seconds = time.perf_counter() - started
+        seconds = time.perf_counter() - started - evaluation.seconds
         step = int(trainer.state.global_step)
         interrupted = divergence.at is None and step < self.steps_total
         after = None if interrupted or divergence.at is not None else self._held_out(step)
         if divergence.stops and after is not None and math.isfinite(before["loss"]) > math.isfinite(after["loss"]):
-            divergence.end_at(step, f"the held-out loss after step {step} is {after['loss']}")
+            divergence.end_at(step, f"the loss on what is {self.config.apart}, after step {step}, is {after['loss']}")
         losses = [logged["loss"] for logged in trainer.state.log_history if "loss" in logged]
         result = Result(
             run=self.folder,

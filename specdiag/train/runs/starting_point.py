@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from specdiag.errors import SourceError, UsageError
-from specdiag.system.folder_lock import FolderLock
+from specdiag.system.folder_lock import FolderLock, refuse_locked
 from specdiag.train.checkpoints.inspect import (
     OPTIMIZER,
     STATE,
@@ -48,13 +48,14 @@ class Start:
     lock: FolderLock | None = None
 
 
-def find_start(source: Path, *, fresh: bool, branch: bool) -> Start:
+def find_start(source: Path, *, fresh: bool, branch: bool, dry: bool = False) -> Start:
     """Find the checkpoint to continue.
 
     Args:
         source: a run, one of its checkpoints, or a folder of bare weights.
         fresh: True to start the optimizer anew.
         branch: True to leave the run as it is and begin a new folder.
+        dry: True to neither lock the run nor remove what a killed process left in it.
 
     Raises:
         SourceError: there is no complete checkpoint.
@@ -69,7 +70,7 @@ def find_start(source: Path, *, fresh: bool, branch: bool) -> Start:
     refuse_adapter(source)
     own = load_config(source)
     if own is not None:
-        return _own_run(source, own, fresh=fresh, branch=branch)
+        return _own_run(source, own, fresh=fresh, branch=branch, dry=dry)
     if checkpoints_of(source):
         checkpoint, notes = _newest(source)
         return _start_at(checkpoint, None, None, fresh, notes, whole=True)
@@ -83,7 +84,7 @@ def find_start(source: Path, *, fresh: bool, branch: bool) -> Start:
         raise SourceError(f"'{source}' holds no checkpoint-N and no weights")
     parent = load_config(source.parent)
     if parent is not None and find_complete(source.parent)[0] == source and not (branch or fresh):
-        return _own_run(source.parent, parent, fresh=False, branch=False)
+        return _own_run(source.parent, parent, fresh=False, branch=False, dry=dry)
     return _start_at(source, parent, None, fresh, [])
 
 
@@ -106,11 +107,14 @@ def newest_run(folder: Path) -> Path:
     return max(candidates)[1]
 
 
-def _own_run(run: Path, own: RunConfig, *, fresh: bool, branch: bool) -> Start:
+def _own_run(run: Path, own: RunConfig, *, fresh: bool, branch: bool, dry: bool) -> Start:
     if fresh:
         raise UsageError(f"{run} has its own optimizer: name one of its checkpoints with fresh_optimizer=True")
     if branch:
         return _own_start(run, own, None, [])
+    if dry:
+        refuse_locked(run)
+        return _own_start(run, own, run, [])
     lock = lock_run(run)
     recovered = [lock.note] if lock is not None and lock.note else []
     start = _own_start(run, own, run, [*recovered, *recover(run)])

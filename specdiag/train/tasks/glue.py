@@ -119,6 +119,7 @@ def load_classification(
         collate=DataCollatorWithPadding(tokenizer),
         metrics=of_predictions(metrics, regression=names is None),
         labels=names,
+        split_off=rows.split_off,
     )
 
 

@@ -114,6 +114,7 @@ def load_images(paths: Sequence[str | Path], *, size: int, augment: Augment = "c
         collate=partial(_batch, n_classes=len(opened.classes)),
         metrics=_top_1,
         labels=opened.classes,
+        split_off=shared,
     )
 
 

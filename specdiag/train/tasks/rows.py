@@ -61,6 +61,7 @@ class Rows:
         sources: files or dataset of the rows.
         columns: names of the columns with texts, then of the label.
         names: names of the classes, if the dataset has them; else None.
+        split_off: True if the held-out rows are a tenth of the training data.
     """
 
     train: list[Row]
@@ -68,6 +69,7 @@ class Rows:
     sources: list[Path | HubData]
     columns: tuple[str, ...]
     names: tuple[str, ...] | None = None
+    split_off: bool = False
 
 
 def read(paths: Sequence[str | Path], columns: Sequence[str] | None, usual: Sequence[Sequence[str]]) -> Rows:
@@ -128,7 +130,7 @@ def _read_files(files: Sequence[Path], column_sets: Sequence[Sequence[str]]) -> 
         train, held_out_rows = _split(train, str(files[0]))
     elif not held_out_rows:
         raise SourceError(f"{held_out[0]} holds no rows")
-    return Rows(train, held_out_rows, sources, columns)
+    return Rows(train, held_out_rows, sources, columns, split_off=not held_out)
 
 
 def _read_hub(data: HubData, column_sets: Sequence[Sequence[str]]) -> Rows:
@@ -154,7 +156,7 @@ def _read_hub(data: HubData, column_sets: Sequence[Sequence[str]]) -> Rows:
 
     train = list(rows("train"))
     train, held_out_rows = (train, list(rows(held_out))) if held_out else _split(train, data.name)
-    return Rows(train, held_out_rows, [data], columns, tuple(names) if names else None)
+    return Rows(train, held_out_rows, [data], columns, tuple(names) if names else None, split_off=held_out is None)
 
 
 def _columns(row: Mapping[str, Any], column_sets: Sequence[Sequence[str]], label: str) -> tuple[str, ...]:

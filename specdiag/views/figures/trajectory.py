@@ -89,9 +89,12 @@ def _nulls(axes: Axes, trajectory: Trajectory, metric: str, roles: Roles) -> Non
 def _of_the_run(axes: Axes, trajectory: Trajectory, name: str) -> None:
     series = trajectory.series(name)
     axes.plot([step for step, _ in series], [value for _, value in series], color=palette().ink, marker=".")
-    held_out = trajectory.series("eval_loss") if name == "loss" else []
-    if held_out:
-        axes.plot(*zip(*held_out, strict=True), color=palette().ink, linestyle=":", marker=".")
-    titles = {"loss": "training loss" + (" (dotted: held out)" if held_out else ""), "balance_sd": "sd of square_alpha"}
+    evaluated = trajectory.series("eval_loss") if name == "loss" else []
+    if evaluated:
+        axes.plot(*zip(*evaluated, strict=True), color=palette().ink, linestyle=":", marker=".")
+    titles = {
+        "loss": "training loss" + (" (dotted: evaluated)" if evaluated else ""),
+        "balance_sd": "sd of square_alpha",
+    }
     axes.set_title(titles[name])
     step_axis(axes, trajectory)

@@ -1,0 +1,65 @@
+"""Evaluates a run every so many steps, without an effect on its training."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+
+class EvaluationCallback(TrainerCallback):
+    """Evaluates after every `every`-th step but the last. It must be added after the callbacks that stop a run.
+
+    Attributes:
+        seconds: time that it took.
+    """
+
+    def __init__(
+        self,
+        every: int,
+        evaluate: Callable[[int], Mapping[str, float]],
+        on_log: Callable[[int, Mapping[str, float]], None],
+    ) -> None:
+        """Prepare evaluations.
+
+        Args:
+            every: steps between two of them.
+            evaluate: evaluates and keeps the figures; takes the step.
+            on_log: called with the step and the figures as `eval_NAME`.
+        """
+        self.seconds = 0.0
+        self._every, self._evaluate, self._on_log = every, evaluate, on_log
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """Evaluate, unless the run stops here: it does so itself where it ends or goes on."""
+        step = state.global_step
+        if step % self._every or step >= state.max_steps or control.should_training_stop:
+            return
+        started = time.perf_counter()
+        with keeping_random_numbers():
+            figures = self._evaluate(step)
+        self.seconds += time.perf_counter() - started
+        if state.is_world_process_zero:
+            self._on_log(step, {f"eval_{name}": value for name, value in figures.items()})
+
+
+@contextmanager
+def keeping_random_numbers() -> Generator[None]:
+    """Restore the random generators after the block: a new iterator of a DataLoader draws a seed.
+
+    Generators of an accelerator are left alone, because a model that is evaluated draws nothing from them.
+    """
+    python, arrays = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(arrays)
