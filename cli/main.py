@@ -17,6 +17,7 @@ from .commands import add, make_program
 from .compare import compare
 from .doctor import doctor
 from .explain import explain
+from .export import export
 from .lineage import lineage
 from .plot import plot
 from .recommend import recommend
@@ -50,6 +51,7 @@ _PANELS: dict[str, dict[Callable[..., None], str]] = {
         trajectory: "specdiag trajectory runs/mine",
         watch: "specdiag watch runs/mine --to trackio",
         train: "specdiag train tiny-llama-bytes --data text/ -o runs/mine",
+        export: "specdiag export runs/mine ckpt.pt",
     },
     "This machine": {
         doctor: "specdiag doctor",

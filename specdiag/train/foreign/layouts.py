@@ -22,6 +22,8 @@ _NO_DECAY = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm
 """Patterns of the names of parameters that transformers 5's Trainer does not decay."""
 _SMALLEST = 50
 """Smaller side from which AlphaDecay's code gives a matrix a group of its own."""
+NANOGPT = "nanogpt"
+"""Layout of nanoGPT since June 2023: matrices, then everything else."""
 OLD_NANOGPT = "nanogpt-2022"
 """Layout of nanoGPT before June 2023: linear layers sorted by name, then everything else."""
 
@@ -56,7 +58,7 @@ def layouts(model: nn.Module, order: Sequence[str], suffix: str = "") -> list[La
     linears = set(_linears(model, order))
     first_groups = {
         "trainer": [name for name in order if name in decayed],
-        "nanogpt": matrices,
+        NANOGPT: matrices,
         OLD_NANOGPT: sorted(linears - _embeddings(model)),
     }
     known = [Layout("flat", (tuple(order),))]

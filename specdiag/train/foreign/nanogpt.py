@@ -25,7 +25,7 @@ from specdiag.train.models.nano_gpt import NanoGPTConfig, NanoGPTForCausalLM
 KIND = "nanoGPT checkpoint"
 _SIZES = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
 _KNOWN = {*_SIZES, "bias", "dropout"}
-_CONV1D = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
+CONV1D = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 """Linear layers that transformers' GPT-2 keeps transposed."""
 _END_OF_TEXT = 50256
 
@@ -66,7 +66,7 @@ def read_nanogpt(path: Path, content: SavedDict, layout: str | None) -> Foreign:
     transposed: set[str] = set()
     if arguments["bias"]:
         model = _gpt2(own)
-        transposed = {name for name in loaded.order if name.endswith(_CONV1D)}
+        transposed = {name for name in loaded.order if name.endswith(CONV1D)}
     elif old:
         model = _model(NanoGPTForCausalLM, own.config, own.dtype, own.state_dict())
     reported = ReportedSettings()
@@ -131,7 +131,7 @@ def _gpt2(own: NanoGPTForCausalLM) -> nn.Module:
         eos_token_id=end_of_text,
     )
     weights = own.state_dict().items()
-    turned = {name: tensor.T if name.endswith(_CONV1D) else tensor for name, tensor in weights}
+    turned = {name: tensor.T if name.endswith(CONV1D) else tensor for name, tensor in weights}
     return _model(GPT2LMHeadModel, config, own.dtype, turned)
 
 
