@@ -1,5 +1,7 @@
 """Held-out data of its own: which blocks it gives, and that a run trains on all of the others and keeps to it."""
 
+import re
+
 import msgspec
 import numpy as np
 import pytest
@@ -189,7 +191,7 @@ def test_what_the_source_run_may_have_trained_on_is_not_called_held_out(plain, t
         return result.stdout
 
     weak = shown(plain / "checkpoint-4", "weak", "--data", text)
-    assert "9 kept apart from now on; the source run may have trained on them." in weak
+    assert re.search(r"\d kept apart from now on; the source run may have trained on them\.", weak)
     assert "Kept apart: loss" in weak
     assert "eld out" not in weak
     strong = shown(plain / "checkpoint-4", "strong", "--data", text, "--eval-data", other)

@@ -44,7 +44,7 @@ MADE = {
     "cli/recommend_rates.py": {"'square_alpha' if plan.basis == 'square' else 'alpha'"},
     "cli/simulate_output.py": {"name"},
     "cli/tables.py": {"f'{low}-{high}' if high > low else f'{low}'", "name"},
-    "cli/train_ranking_output.py": {"c", "table.measure"},
+    "cli/train_ranking_output.py": {"c", "head", "table.measure"},
     "cli/trajectory_output.py": {"head", "metric"},
     "cli/verify_output.py": {"head"},
     "specdiag/views/columns.py": {"head", "basis_head(plan)"},
