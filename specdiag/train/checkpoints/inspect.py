@@ -88,8 +88,8 @@ def refuse_adapter(source: Path) -> None:
         if (path / _ADAPTER).is_file():
             raise UsageError(
                 f"'{path}' is an adapter: decay by exponents is not defined for {NO_EXPONENT}; merge it into its base "
-                "model, and train that; specdiag.analyze gives exponents of the merged weights with base=MODEL, and norm "
-                "and stable rank of the update without"
+                "model, and train that; specdiag.analyze gives exponents of the merged weights with base=MODEL, and "
+                "norm and stable rank of the update without"
             )
 
 
