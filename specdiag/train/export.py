@@ -36,7 +36,8 @@ try:
     from specdiag.train.foreign.nanogpt import is_nanogpt
     from specdiag.train.foreign.opening import open_dictionary
     from specdiag.train.foreign.reported_settings import plain
-    from specdiag.train.foreign.write_nanogpt import UNKNOWN_LOSS, Progress, nanogpt_content
+    from specdiag.train.foreign.write_nanogpt import UNKNOWN_LOSS, Progress, nanogpt_content, network_of
+    from specdiag.train.methods import optimizer_maker
     from specdiag.train.models.building import read_config, trained_model
     from specdiag.train.runs.config import RunConfig, load_config
     from specdiag.train.runs.import_state import COUPLED
@@ -115,7 +116,8 @@ def _nanogpt(checkpoint: Path) -> tuple[Table, list[str]]:
     if not method.startswith("adamw") or settings.get("optim") == COUPLED:
         raise UsageError(f"nanoGPT's optimizer is AdamW, and that of {checkpoint} is {method}: name a .safetensors")
     model: Any = trained_model(checkpoint, read_config(checkpoint), "causal-lm", stored_type=True)
-    lr, moments = _moments(checkpoint, model)
+    network = network_of(model)
+    lr, moments, decayed = _moments(checkpoint, model, own)
     state = read_state(checkpoint)
     config, notes = _source_config(own)
     progress = Progress(
@@ -123,7 +125,12 @@ def _nanogpt(checkpoint: Path) -> tuple[Table, list[str]]:
         steps_total=int(state["max_steps"]) if own is None else own.recipe.steps_total,
         best_loss=_best_loss(checkpoint, own, int(state["global_step"])),
     )  # fmt: skip
-    content = nanogpt_content(model, progress)
+    content = nanogpt_content(network, progress)
+    for names, words in ((network.decayed - decayed, "does"), (decayed - network.decayed, "does not")):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            verb = "did not decay" if words == "does" else "decayed"
+            notes.append(f"The run {verb} {min(names)}{more}, which nanoGPT's optimizer {words}.")
     if own is not None and own.recipe.decay != "uniform":
         notes.append(
             f"The run's decay is '{own.recipe.decay}', and nanoGPT's optimizer has one for all matrices, "
@@ -139,12 +146,10 @@ def _nanogpt(checkpoint: Path) -> tuple[Table, list[str]]:
     return content, [f"{checkpoint} at step {progress.step}, for nanoGPT's init_from='resume'.", *notes]
 
 
-def _moments(checkpoint: Path, model: nn.Module) -> tuple[float, Moments]:
-    """Return the lr of the next step and the moments by parameter name."""
-    decayed = trainer_decayed(model)
-    parameters = untied(live_parameters(model))
-    groups = [[p for name, p in parameters.items() if (name in decayed) == side] for side in (True, False)]
-    optimizer = torch.optim.AdamW([{"params": group} for group in groups])
+def _moments(checkpoint: Path, model: nn.Module, own: RunConfig | None) -> tuple[float, Moments, set[str]]:
+    """Return the lr of the next step, the moments by parameter name, and the names of what decays."""
+    make = None if own is None else optimizer_maker(own.recipe)
+    optimizer = _trainers_optimizer(model) if make is None else make(model)
     path = checkpoint / OPTIMIZER
     _, moments = check_optimizer(path, optimizer, model)
     check_state(moments, str(path))
@@ -152,7 +157,20 @@ def _moments(checkpoint: Path, model: nn.Module) -> tuple[float, Moments]:
     if unknown:
         raise UsageError(f"{path} is not the state of AdamW ({', '.join(sorted(unknown))}): name a .safetensors")
     lr: Any = read_optimizer(path)[0][0]["lr"]
-    return float(lr), moments
+    names: dict[torch.Tensor, str] = {p: name for name, p in untied(live_parameters(model)).items()}
+    decayed = {names[p] for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
+    return float(lr), moments, decayed
+
+
+def _trainers_optimizer(model: nn.Module) -> torch.optim.Optimizer:
+    """Make an optimizer with the groups of a Trainer's."""
+    decayed = trainer_decayed(model)
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, parameter in untied(live_parameters(model)).items():
+        groups[name in decayed].append(parameter)
+    return torch.optim.AdamW(
+        [{"params": groups[True], "weight_decay": 0.1}, {"params": groups[False], "weight_decay": 0.0}]
+    )
 
 
 def _best_loss(checkpoint: Path, own: RunConfig | None, step: int) -> float | None:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from specdiag import SourceError, UsageError
 from specdiag.train.export import export
 from specdiag.train.foreign.reading import read_foreign
+from specdiag.train.foreign.write_nanogpt import network_of
 from specdiag.train.runs.begin import begin
 from specdiag.train.runs.request import Request
 from specdiag.train.runs.resume import prepare
@@ -79,20 +80,15 @@ def test_nanogpts_network_and_optimizer_take_it_bit_for_bit(continued, tmp_path,
     assert (group["lr"], group["weight_decay"]) == (rate, 0.1)
 
 
-def test_the_best_loss_on_val_bin_goes_with_it(continued, tmp_path):
-    (tmp_path / "nano").mkdir()
-    tokens(tmp_path / "nano" / "val.bin")
-    (tmp_path / "nano" / "val.bin").rename(tmp_path / "val.bin")
-    (tmp_path / "nano").rmdir()
-    folder = tmp_path / "data"
+def test_the_best_loss_on_val_bin_goes_with_it(tmp_path):
+    folder, source = tmp_path / "data", tmp_path / "nano"
     folder.mkdir()
-    tokens(folder / "train.bin", 3000)
+    source.mkdir()
+    tokens(folder / "train.bin")
     np.random.default_rng(2).integers(0, 256, 1000).astype(np.uint16).tofile(folder / "val.bin")
-    nano_run(tmp_path / "ckpt.pt", bias=True, dtype=torch.float32)
-    run = prepare(
-        Request(source=tmp_path / "ckpt.pt", data=[folder], out=tmp_path / "run", decay="uniform", steps_total=9)
-    )
-    result = run.train()
+    nano_run(source / "ckpt.pt", bias=True, dtype=torch.float32)
+    request = Request(source=source, data=[folder], out=tmp_path / "run", decay="uniform", steps_total=9)
+    result = prepare(request).train()
     export(tmp_path / "run", tmp_path / "new.pt")
     best = torch.load(tmp_path / "new.pt", weights_only=True)["best_val_loss"]
     assert float(best) == pytest.approx(min(result.held_out_before["loss"], result.held_out_after["loss"]))
@@ -132,10 +128,22 @@ def test_what_nanogpt_cannot_hold_is_refused_and_nothing_is_written(text, tmp_pa
 
 
 def test_a_gpt2_of_another_shape_is_refused(tmp_path):
-    from specdiag.train.foreign.write_nanogpt import nanogpt_content
-
     for option, words in (({"n_inner": 50}, "n_inner"), ({"activation_function": "relu"}, "activation_function"),
                           ({"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon"), ({"embd_pdrop": 0.3}, "embd_pdrop")):  # fmt: skip
         config = transformers.GPT2Config(n_layer=1, n_head=2, n_embd=16, vocab_size=32, n_positions=8, **option)
         with pytest.raises(UsageError, match=words):
-            nanogpt_content(transformers.GPT2LMHeadModel(config), None)
+            network_of(transformers.GPT2LMHeadModel(config))
+
+
+def test_a_run_by_a_recipe_is_written_and_says_where_decays_differ(text, tmp_path):
+    model = {"model_type": "nanogpt", "n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 32, "vocab_size": 256}
+    run = begin(tiny_recipe(text, model=model), tmp_path / "run")
+    run.train()
+    said = export(tmp_path / "run", tmp_path / "ckpt.pt")
+    back = read_foreign(tmp_path / "ckpt.pt")
+    assert back.step == 4
+    assert all(torch.equal(back.model.state_dict()[n], t) for n, t in run.trainer.model.state_dict().items())
+    own = {name for group in run.trainer.optimizer.param_groups if group["weight_decay"] for p in group["params"]
+           for name, q in run.trainer.model.named_parameters() if p is q}  # fmt: skip
+    matrices = {name for name, p in run.trainer.model.named_parameters() if p.ndim > 1}
+    assert any("which nanoGPT's optimizer does." in sentence for sentence in said) == bool(matrices - own)

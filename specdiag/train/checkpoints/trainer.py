@@ -94,19 +94,20 @@ class CrashSafeTrainer(Trainer):
             rotate(run, self.args.save_total_limit)
         wait_for_all()
 
-    def check_space(self, run: Path, step: int) -> int:
+    def check_space(self, run: Path, step: int, above: Path | None = None) -> int:
         """Check that a checkpoint fits on the disk, and return its bytes.
 
         Args:
-            run: folder of the run, or the one above it that exists.
+            run: folder of the run.
             step: step of the checkpoint, for the message.
+            above: a folder on the same disk that exists; None for the run's.
 
         Raises:
             ComputationError: too little is free.
         """
         own = cast("nn.Module", self.model)
         needed = n_bytes([*own.parameters(), *own.buffers(), *state_tensors(cast("Any", self.optimizer))]) + _SLACK
-        free = shutil.disk_usage(run).free
+        free = shutil.disk_usage(above or run).free
         if needed > free:
             raise ComputationError(
                 f"checkpoint-{step} takes {needed / 2**20:.0f} MiB and {free / 2**20:.0f} are free in {run}: free "

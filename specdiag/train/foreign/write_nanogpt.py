@@ -13,7 +13,7 @@ from specdiag.errors import UsageError
 from specdiag.files import Table
 from specdiag.live.parameters import live_parameters, untied
 from specdiag.train.checkpoints.optimizer_state import Moments
-from specdiag.train.foreign.layouts import NANOGPT, OLD_NANOGPT, layouts
+from specdiag.train.foreign.layouts import NANOGPT, OLD_NANOGPT, Layout, layouts
 from specdiag.train.foreign.load import MOMENTS
 from specdiag.train.foreign.nanogpt import CONV1D
 from specdiag.train.models.nano_gpt import NanoGPTConfig, NanoGPTForCausalLM
@@ -47,27 +47,39 @@ class Progress:
     config: Mapping[str, Any]
 
 
-def nanogpt_content(model: nn.Module, progress: Progress) -> Table:
-    """Make the content of ckpt.pt.
+@dataclass(frozen=True)
+class Network:
+    """A model as nanoGPT's.
+
+    Attributes:
+        model: with nanoGPT's names and shapes.
+        transposed: True if its linear layers were transposed for that.
+    """
+
+    model: NanoGPTForCausalLM
+    transposed: bool
+
+    @property
+    def decayed(self) -> set[str]:
+        """Names of the parameters that nanoGPT's optimizer decays."""
+        return set(_layout(self.model).groups[0])
+
+
+def nanogpt_content(network: Network, progress: Progress) -> Table:
+    """Make the content of ckpt.pt: `model`, `optimizer`, `model_args`, `iter_num`, `best_val_loss` and `config`.
 
     Args:
-        model: a nanoGPT of specdiag, or transformers' GPT-2 with nanoGPT's network.
+        network: the model.
         progress: the run's state.
-
-    Returns:
-        `model`, `optimizer`, `model_args`, `iter_num`, `best_val_loss` and `config`.
-
-    Raises:
-        UsageError: nanoGPT's network cannot be this model, or its optimizer not that of the run.
     """
-    own, transposed = _network(model)
+    own = network.model
     arguments: Table = {
         name: getattr(own.config, name)
         for name in ("n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size", "dropout")
     }
     return {
         "model": own.state_dict(),
-        "optimizer": _optimizer(own, progress, transposed),
+        "optimizer": _optimizer(network, progress),
         "model_args": arguments,
         "iter_num": progress.step,
         "best_val_loss": torch.tensor(UNKNOWN_LOSS if progress.best_loss is None else progress.best_loss),
@@ -75,10 +87,17 @@ def nanogpt_content(model: nn.Module, progress: Progress) -> Table:
     }
 
 
-def _network(model: nn.Module) -> tuple[NanoGPTForCausalLM, bool]:
-    """Return the model as nanoGPT's, and whether its linear layers were transposed."""
+def network_of(model: nn.Module) -> Network:
+    """Return a model as nanoGPT's.
+
+    Args:
+        model: a nanoGPT of specdiag, or transformers' GPT-2.
+
+    Raises:
+        UsageError: nanoGPT has no such network.
+    """
     if isinstance(model, NanoGPTForCausalLM):
-        return model, False
+        return Network(model, False)
     config = cast("Any", model).config
     kind = type(model).__name__
     if kind != "GPT2LMHeadModel":
@@ -114,14 +133,18 @@ def _network(model: nn.Module) -> tuple[NanoGPTForCausalLM, bool]:
         )
     ).to(cast("Any", model).dtype)
     own.load_state_dict({n: t.T if n.endswith(CONV1D) else t for n, t in model.state_dict().items()})
-    return own, True
+    return Network(own, True)
 
 
-def _optimizer(own: NanoGPTForCausalLM, progress: Progress, transposed: bool) -> Table:
-    """Make the state_dict of nanoGPT's AdamW: matrices, then vectors; before June 2023 in the order of their names."""
-    parameters = untied(live_parameters(own))
+def _layout(own: NanoGPTForCausalLM) -> Layout:
+    """Return the order of nanoGPT's AdamW: matrices, then vectors; before June 2023 in the order of their names."""
     wanted = OLD_NANOGPT if own.config.activation == "gelu_tanh" else NANOGPT
-    layout = next(each for each in layouts(own, list(parameters), "") if each.name == wanted)
+    return next(each for each in layouts(own, list(untied(live_parameters(own)))) if each.name == wanted)
+
+
+def _optimizer(network: Network, progress: Progress) -> Table:
+    """Make the state_dict of nanoGPT's AdamW."""
+    parameters, layout = untied(live_parameters(network.model)), _layout(network.model)
     decays = (float(progress.settings["weight_decay"]), 0.0)
     betas = (float(progress.settings.get("adam_beta1", 0.9)), float(progress.settings.get("adam_beta2", 0.999)))
     groups: Sequence[Table] = [
@@ -133,7 +156,7 @@ def _optimizer(own: NanoGPTForCausalLM, progress: Progress, transposed: bool) ->
     for names in layout.groups:
         for name in names:
             moments = progress.moments[name]
-            turned = transposed and name.endswith(CONV1D)
+            turned = network.transposed and name.endswith(CONV1D)
             optimizer.state[parameters[name]] = {"step": moments["step"]} | {
                 key: cast("torch.Tensor", moments[key]).T.contiguous() if turned else moments[key] for key in MOMENTS
             }

@@ -115,7 +115,7 @@ def try_run(run: Run) -> DryRun:
         weight_bytes=n_bytes([*model.parameters(), *model.buffers()]),
         gradient_bytes=n_bytes(parameters),
         optimizer_bytes=n_bytes(state_tensors(optimizer)),
-        checkpoint_bytes=trainer.check_space(above, first_saved),
+        checkpoint_bytes=trainer.check_space(run.folder, first_saved, above),
         step_seconds=seconds * factor * accumulated + optimizer_seconds,
         from_one_example=scaled,
         evaluations=2 + between,
@@ -163,10 +163,10 @@ def _step(run: Run, optimizer: torch.optim.Optimizer, keep: Callable[[Decays], N
     """Make a step under the decay rule, and pass on the decays in force."""
     trainer, control = run.trainer, TrainerControl()
     log = RunLogCallback(Path(str(trainer.args.output_dir)), run.rule, keep, lambda *_: None)
-    for callback in (run.rule, log):
-        if callback is not None:
-            callback.on_train_begin(
-                trainer.args, trainer.state, control, model=trainer.model, optimizer=optimizer
-            )  # fmt: skip
+    callbacks = [log] if run.rule is None else [run.rule, log]
+    for callback in callbacks:
+        callback.on_train_begin(trainer.args, trainer.state, control, model=trainer.model, optimizer=optimizer)
+    for callback in callbacks:
+        callback.on_pre_optimizer_step(trainer.args, trainer.state, control)
     optimizer.step()
     optimizer.zero_grad()
