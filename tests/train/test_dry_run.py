@@ -65,7 +65,8 @@ def test_its_numbers_are_those_of_the_run(recipe, tmp_path):
     assert tried.decays == seen
     assert len(set(seen.values())) > 2
     parameters = sum(p.numel() for p in run.trainer.model.parameters())
-    assert (tried.weight_bytes, tried.gradient_bytes) == (4 * parameters, 4 * parameters)
+    buffers = sum(4 * buffer.numel() for buffer in run.trainer.model.buffers())
+    assert (tried.weight_bytes, tried.gradient_bytes) == (4 * parameters + buffers, 4 * parameters)
     assert tried.optimizer_bytes == pytest.approx(8 * parameters, rel=0.01)
     saved = sum(path.stat().st_size for path in (tmp_path / "run" / "checkpoint-4").iterdir())
     assert tried.checkpoint_bytes == pytest.approx(saved, abs=1 << 20)
