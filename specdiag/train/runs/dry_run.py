@@ -74,7 +74,7 @@ def try_run(run: Run) -> DryRun:
         ComputationError: the loss is not finite, or a checkpoint would not fit on the disk.
     """
     trainer, model = run.trainer, cast("torch.nn.Module", run.trainer.model)
-    optimizer = cast("torch.optim.Optimizer", trainer.optimizer)
+    optimizer = trainer.optimizer
     model.train()
     batch = _first_batch(trainer)
     size = len(next(iter(batch.values())))
