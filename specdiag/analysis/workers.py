@@ -21,7 +21,7 @@ from specdiag.analysis.cost import flops, memory
 from specdiag.checkpoint.tensors import StoredTensor, WeightMatrix
 from specdiag.errors import ComputationError, SourceError, UsageError
 from specdiag.records import ModuleRecord, Settings
-from specdiag.resources import one_torch_thread
+from specdiag.resources import format_size, one_torch_thread
 from specdiag.spectra.arithmetic import fixed_type
 from specdiag.spectra.float_types import FloatType, RawArray
 from specdiag.spectra.limits import MIN_EIGENVALUES
@@ -93,7 +93,7 @@ def affordable_workers(work: Sequence[Unit], settings: Settings, jobs: int, budg
     if needs and needs[0][0] > budget:
         need, unit = needs[0]
         raise UsageError(
-            f"{unit.tensor.name} needs about {need / 2**20:.0f} MiB and memory= allows {budget / 2**20:.0f}: "
+            f"{unit.tensor.name} needs about {format_size(need)} and memory= allows {format_size(budget)}: "
             "allow more, or leave it out with exclude="
         )
     workers = 1

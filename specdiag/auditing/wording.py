@@ -24,8 +24,12 @@ _FILES = 8
 
 
 def headline(audit: AuditReport) -> str:
-    """Write the verdict in a line."""
-    counts = ", ".join(f"{n} {severity}" for severity, n in audit.counts.items() if n) or "no findings"
+    """Write the verdict in a line, with the checks that decide it."""
+    checks = listed(dict.fromkeys(f.check for f in audit.findings if f.severity == audit.verdict), 2)
+    nouns = {"fail": "failure", "warn": "warning"}
+    counted_ = {s: counted(n, nouns[s]) if s in nouns else f"{n} {s}" for s, n in audit.counts.items() if n}
+    reasons = (f"{told} ({checks})" if severity == audit.verdict else told for severity, told in counted_.items())
+    counts = ", ".join(reasons) or "no findings"
     against = f" against {printable(str(audit.baseline))}" if audit.baseline is not None else ""
     return f"{audit.verdict.upper()}: {printable(str(audit.source))}{against}: {counts}{reservation(audit.coverage)}"
 

@@ -69,21 +69,17 @@ def _decide(
         empty = all(t.cause == "no update" for t in updated)
         return "cannot be told", f"{SENTENCES['no update' if empty else 'below the rounding']}{_where(updated)}"
     replayed = sum(t.outcome in ("equal", "rounded") for t in tensors)
-    to_the_bit = (
-        "to the bit"
-        if replayed == len(tensors)
-        else f"{replayed} of {len(tensors)} to the bit, the rest within rounding"
-    )
     total = counted(len(tensors), "tensor")
+    exact = f"{total} to the bit" if replayed == len(tensors) else f"{replayed} of {total} to the bit"
     if n_replaced:
-        return "verified", f"{counted(n_replaced, 'tensor')} replaced by the adapter's, {total} ({to_the_bit})"
+        return "verified", f"{counted(n_replaced, 'tensor')} replaced by the adapter's, {exact}"
     if merges:
         strength = median(t.strength for t in told if t.strength is not None)
         lossy = any(t.kept is not None and t.kept < _LOSSY for t in told)
-        how = f"strength {strength:.3f}{', as this storage keeps them' if lossy else ''}"
-        return "verified", f"{len(updated)} updates at {how}, {total} ({to_the_bit})"
-    hold = "holds" if len(tensors) == 1 else "hold"
-    return "verified", f"{total} {hold} the values of the original ({to_the_bit})"
+        how = f"strength {strength:.3f}{' as stored' if lossy else ''}"
+        return "verified", f"{counted(len(updated), 'update')} at {how}, {exact}"
+    rounded = len(tensors) - replayed
+    return "verified", f"{exact}, {rounded} within rounding" if rounded else exact
 
 
 def _of(cause: Cause, tensors: Sequence[TensorCheck]) -> int | None:

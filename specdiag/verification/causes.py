@@ -31,7 +31,7 @@ SENTENCES: dict[Cause, str] = {
     "missing": "tensors are missing",
     "added": "there are tensors that the first model does not have",
     "lost by the adapter": "the adapter lacks what its settings promise",
-    "tied table": "an update was added to token embedding and head, which are one tensor",
+    "tied table": "an update was added to embedding and head alike",
     "no update": "the adapter changes nothing: its updates are zero",
     "below the rounding": "the update is smaller than the rounding of the storage",
 }

@@ -99,7 +99,7 @@ def _updated(clues: Clues) -> Iterator[Fault]:
         asked = Values((clues.before.wide() + delta.wide()).reshape(clues.before.raw.shape), FLOAT_TYPES["F64"])
         found = compare_merge(clues.before, asked, clues.after)
         if found.strength and found.is_scaled and abs(found.strength) > 0.05:
-            yield "wrong module", f"the update of {name} was applied here, {found.strength:.3g} times"
+            yield "wrong module", f"the update of {name} was applied here, at strength {found.strength:.3g}"
 
 
 def _coarse(copy: Copy, clues: Clues) -> Iterator[Fault]:

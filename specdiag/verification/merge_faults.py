@@ -171,7 +171,7 @@ def _of_another(clues: Clues, applied: Applied) -> Iterator[Fault]:
         asked = Values((applied.base.wide() + delta.wide()).reshape(applied.base.raw.shape), FLOAT_TYPES["F64"])
         found = compare_merge(applied.base, asked, clues.after)
         if found.strength and found.is_scaled and abs(found.strength) > _PRESENT:
-            yield "wrong module", f"the update of {name} was applied here, {found.strength:.3g} times"
+            yield "wrong module", f"the update of {name} was applied here, at strength {found.strength:.3g}"
 
 
 def _in_part(merge: Merge, clues: Clues, applied: Applied) -> Iterator[Fault]:

@@ -65,7 +65,7 @@ def test_the_audit_fails_the_step_and_is_the_summary_of_the_job(runner):
     summary = (runner / "github_step_summary").read_text()
     alone = ", by names and shapes alone: a report does not carry config.json: audit the checkpoint"
     assert [line for line in summary.splitlines() if line.startswith("## ")] == [
-        f"## specdiag audit: PASS: made: no findings{alone}", f"## specdiag audit: FAIL: made: 1 fail{alone}",
+        f"## specdiag audit: PASS: made: no findings{alone}", f"## specdiag audit: FAIL: made: 1 failure (nonfinite){alone}",
     ]  # fmt: skip
     assert Path(output["out"]).read_text() == summary
 

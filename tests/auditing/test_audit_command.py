@@ -34,7 +34,7 @@ def faulty(tmp_path):
 def test_table(faulty):
     done = cli(faulty)
     assert done.exit_code == 1
-    assert "FAIL: made: 1 fail, 100 warn" in done.stdout
+    assert "FAIL: made: 1 failure (nonfinite), 100 warnings" in done.stdout
     assert done.stdout.index("nonfinite") < done.stdout.index("dead_rows")
     assert "and 95 more (--all)" in done.stdout
     assert name(7, PLACES[0]) not in done.stdout

@@ -86,7 +86,7 @@ def test_json_of_several_sources_is_a_list_in_their_order(sources, tmp_path):
     assert second == {"source": str(sources["absent"]), "error": second["error"], "exit_code": 3}
     assert "no such file" in second["error"]
     table = cli(sources["failed"], sources["absent"], sources["clean"], "-o", tmp_path / "table.json")
-    assert "FAIL: made: 1 fail" in table.stdout
+    assert "FAIL: made: 1 failure (nonfinite)" in table.stdout
     assert (tmp_path / "table.json").read_bytes() == out.read_bytes()
 
 

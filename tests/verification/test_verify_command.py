@@ -27,6 +27,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_verified(folder: Path) -> None:
     code, out, err = outcome("verify", "base", "adapter", "right", "-o", "v.json", width=160)
     assert (code, out.splitlines()[0][:45]) == (0, "VERIFIED: right: 6 updates at strength 1.000,"), err
+    assert len(out.splitlines()[0]) <= 80
     saved = json.loads((folder / "v.json").read_text())
     assert saved["verdict"] == "verified"
     assert len(saved["tensors"]) == 19
