@@ -57,8 +57,10 @@ def _decide(
     if not tensors:
         return "not verified", "no tensor of one model has a counterpart in the other"
     if causes:
-        cause, n = max(causes.items(), key=lambda item: (item[1], item[0] in _OF_UPDATES))
-        more = "" if len(causes) == 1 else f", and {len(causes) - 1} more kinds of fault"
+        # Where no update has a module, as with a base in the names of GGUF, that is why all the others differ.
+        first = None if any(t.updated for t in tensors) else "module missing"
+        cause, n = max(causes.items(), key=lambda item: (item[0] == first, item[1], item[0] in _OF_UPDATES))
+        more = "" if len(causes) == 1 else f", and {counted(len(causes) - 1, 'more kind')} of fault"
         return "not verified", f"{SENTENCES[cause]} ({_counted(n, _of(cause, tensors))}{more})"
     unread = [t for t in tensors if t.outcome == "not compared"]
     if unread:

@@ -100,6 +100,20 @@ def test_a_module_that_the_base_lacks(tmp_path: Path) -> None:
     assert [(f.name, f.cause) for f in found.faults] == [("model.layers.7.self_attn.q_proj", "module missing")]
 
 
+def test_a_base_that_has_none_of_the_modules_is_the_answer(tmp_path: Path) -> None:
+    """More tensors differ than are missing, for want of the updates."""
+    state = base_state()
+    pairs = {Q: factors(state)[Q]}
+    other = {name.replace("self_attn.q_proj", "self_attn.other"): values for name, values in state.items()}
+    model = {name: values * 1.3 for name, values in merged(other, {}).items()}
+    found = specdiag.verify(
+        save(tmp_path / "b", other), save_adapter(tmp_path / "a", pairs), save(tmp_path / "m", model)
+    )
+    assert found.reason == (
+        "the adapter changes modules that the base model does not have (1 tensor, and 1 more kind of fault)"
+    )
+
+
 def quantised(state, name):
     """Targets in codes, everything else in float32; the values that the tensors stand for beside them."""
     tensors, values = dict(cast(state, torch.float32)), {n: v.astype("f8") for n, v in state.items()}
