@@ -9,9 +9,7 @@ demo: $(VENV)/core
 	$(BIN)/python tests/assets.py minilm
 	$(BIN)/specdiag analyze build/assets/minilm --out build/minilm.specdiag.json
 	@echo
-	@echo "Next, your own checkpoint:   $(BIN)/specdiag analyze org/name"
-	@echo "this report as a page:       $(BIN)/specdiag report build/minilm.specdiag.json"
-	@echo "or a weight decay from it:   $(BIN)/specdiag recommend build/minilm.specdiag.json"
+	@echo "First: source $(BIN)/activate    then the commands above work, and specdiag analyze org/name"
 
 test: $(VENV)/dev
 	$(BIN)/python -m pytest -n auto --dist worksteal

@@ -12,6 +12,7 @@ from pages import table, update
 from report import QUIET
 
 from specdiag.optim import NormWatch
+from specdiag.text.counts import percent
 
 INTERVALS = (500, 250, 100, 50, 1)
 _SHOWN = (1, 10, 100, 500)
@@ -35,7 +36,7 @@ def cost_table(results: Results) -> str:
     """Time that each mode adds to a step."""
     cost, setting = results["cost"], results["setting"]
     head = ["`every`", *(f"{every}" for every in _SHOWN)]
-    rows = [[f"`{mode}`", *(f"{share(results, mode, every):.2%}" for every in _SHOWN)] for mode in _MODES]
+    rows = [[f"`{mode}`", *(percent(share(results, mode, every), 2) for every in _SHOWN)] for mode in _MODES]
     step = median(cost["measured"]["sweep 1"]["step_seconds"])
     waited = median(cost["measured"]["background 1"]["waited_seconds"]) / step
     tokens = setting["batch"][0] * setting["batch"][1]
@@ -46,8 +47,8 @@ def cost_table(results: Results) -> str:
         f"({cost['matrices']} matrices), {tokens} tokens and {step:.2f} s a step on one thread, {machine['cores']} "
         f"cores ({machine['cpu']}), {results['date'][:10]}; blocks with and without in turn, median of "
         f"{len(cost['measured']['sweep 1']['shares'])}. 1 and 10 are measured; 100 and 500 are a measured pass over "
-        f"all matrices, divided. In `background` at every step training stands still for {waited:.1%}, which is copies "
-        f"and waiting; the rest is memory and caches shared.{_noise(cost)}"
+        f"all matrices, divided. In `background` at every step training stands still for {percent(waited, 1)}, which "
+        f"is copies and waiting; the rest is memory and caches shared.{_noise(cost)}"
     )
 
 
@@ -79,8 +80,8 @@ def norms_text(results: Results) -> str:
     tokens = setting["batch"][0] * setting["batch"][1]
     return (
         f"With {held['weights'] / 1e6:.1f} M float32 weights, {tokens} tokens a step and one CPU core a logged step "
-        f"takes {share:.0%} more time, and at the default interval of {_WATCHED} all steps {share / _WATCHED:.2%} "
-        f"({results['date'][:10]}, `python benchmarks/decay_cost.py --parts norms`)."
+        f"takes {percent(share)} more time, and at the default interval of {_WATCHED} all steps "
+        f"{percent(share / _WATCHED, 2)} ({results['date'][:10]}, `python benchmarks/decay_cost.py --parts norms`)."
     )
 
 

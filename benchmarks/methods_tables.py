@@ -202,13 +202,17 @@ def predict(
 def _told(results: Results, part: str, names: Sequence[str]) -> str:
     found = verdicts(results, part, names)
     said = [
-        f"{label} {', '.join(found[key]) or 'none'}"
-        for key, label in (("below", "Below AdamW:"), ("above", "Above it:"), ("same", "Not told apart from it:"))
+        f"{some}: {', '.join(found[key])}." if found[key] else f"{none}."
+        for key, some, none in (
+            ("below", "Lower loss than AdamW", "No method has a lower loss than AdamW"),
+            ("above", "Higher loss", "None has a higher one"),
+            ("same", "No clear difference", "All differ clearly"),
+        )
     ]
     count = sum(map(len, found.values()))
     return (
-        f"{'. '.join(said)}. Told apart is what differs by more than half the interval and by more than the standard "
-        f"deviation of AdamW; of {count} that are equal, up to {0.05 * count:.1f} would seem to differ."
+        f"{' '.join(said)} A difference is clear if it exceeds half the interval and the standard deviation of AdamW. "
+        f"Of {count} equal methods about {0.05 * count:.1f} would differ by chance."
     )
 
 

@@ -14,6 +14,7 @@ from pages import table, update
 from scipy.optimize import nnls
 
 from specdiag.analysis.cost import TERMS, terms
+from specdiag.text.counts import percent
 
 Results = dict[str, Any]
 Fit = dict[str, tuple[float, ...]]
@@ -53,7 +54,7 @@ def fit_table(results: Results) -> str:
     return (
         f"{table(('ns on one core', *('n^2 m', 'n^3', 'n^2', 'n m', 'matrix')), body)}\n\n"
         f"Fitted to {len(rows)} timings of matrices up to {max(r['n'] for r in rows)} x {max(r['m'] for r in rows)}; "
-        f"relative error {median(map(abs, errors)):.0%} in the median, {max(map(abs, errors)):.0%} at most."
+        f"relative error {percent(median(map(abs, errors)))} in the median, {percent(max(map(abs, errors)))} at most."
     )
 
 
@@ -67,7 +68,7 @@ def models_table(results: Results) -> str:
             row["way"],
             f"{row['seconds']:.1f} s",
             f"{predicted:.1f} s",
-            f"{predicted / row['seconds'] - 1:+.0%}",
+            percent(predicted / row["seconds"] - 1, 0, "+"),
             f"{row['process_seconds']:.1f} s",
             f"{row['peak_bytes'] / 2**20:.0f} MiB",
         )
@@ -134,7 +135,11 @@ def memory_table(results: Results) -> str:
 def share_table(results: Results) -> str:
     """Shares of a worker's time."""
     body = [
-        (row["way"], f"{row['blas_seconds'] / row['seconds']:.0%}", f"{row['hash_seconds'] / row['seconds']:.1%}")
+        (
+            row["way"],
+            percent(row["blas_seconds"] / row["seconds"]),
+            percent(row["hash_seconds"] / row["seconds"], 1),
+        )
         for row in results["parts"]["share"]
     ]
     return table(("one worker, LLaMA-135M shapes", "in BLAS and LAPACK", "hashing"), body)

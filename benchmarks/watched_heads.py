@@ -16,6 +16,7 @@ from decay_cost import SETTING, Training
 from methods import read_text
 
 from specdiag.optim.norms.block_figures import BlockFigures
+from specdiag.text.counts import percent
 
 EVERY, ROUNDS = 50, 9
 
@@ -39,8 +40,8 @@ def main() -> None:
     batch, length = SETTING["batch"]  # pyright: ignore
     print(
         f"{n_values / 1e6:.1f} M weights, {batch * length} tokens a step: {n_entries} values in {median(looks):.3f} s "
-        f"of CPU time, a step {median(steps):.3f} s: {share:.1%} of a logged step, {share / EVERY:.2%} of all steps at "
-        f"the default interval of {EVERY}"
+        f"of CPU time, a step {median(steps):.3f} s: {percent(share, 1)} of a logged step, "
+        f"{percent(share / EVERY, 2)} of all steps at the default interval of {EVERY}"
     )
 
 

@@ -64,7 +64,7 @@ def docs(summary: Mapping[str, Any]) -> str:
             ([kind, str(r["right"]), str(r["scored"]), _difference(r)] for kind, r in worst(summary, 20)),
         ),
         "",
-        "### What is not scored",
+        "### Tensors without a score",
         "",
         table(["tensors", "reason"], ([str(n), why] for why, n in _reasons(summary["not_scored"]).items())),
         "",
@@ -83,7 +83,7 @@ def docs(summary: Mapping[str, Any]) -> str:
             ),
         ),
         "",
-        "### What was not built",
+        "### Types that were not built",
         "",
         table(["types", "reason"], ([str(len(k)), _cell(why)] for why, k in summary["failures"].items())),
     ]

@@ -67,7 +67,7 @@ def listing(checkpoint: Checkpoint, choices: options.Arguments, target: Target) 
             f"Left out (--all lists them): {'; '.join(f'{n} {reason}' for reason, n in reasons)}", soft_wrap=True
         )
     if forms:
-        console.print(f"{len(forms)} matrices would be measured in balance too, for gauge_shift", soft_wrap=True)
+        console.print(f"{len(forms)} matrices would be measured in balance too, for the shift by form", soft_wrap=True)
     megabytes = sum(m.stored_bytes for m in stored or made) / 2**20
     wanted = (sum(seconds(m, settings) for m in selected) + sum(seconds(m, settings) for m in forms)) / available_cpus()
     estimate = (

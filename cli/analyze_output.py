@@ -61,8 +61,7 @@ def answer(report: SpectralReport, target: Target) -> None:
     if target.format in ("table", "json") and target.out is not None:
         output.talk(f"report: {target.out}", "green")
         if report.complete and target.format == "table":
-            for line in answer_output.next_commands(report, target.out, target.reopening):
-                output.talk(f"next: {line}", breaks=False)
+            answer_output.show_next(answer_output.next_commands(report, target.out, target.reopening))
         return
     if target.format == "table":
         return

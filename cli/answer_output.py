@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
 
+from . import output
 from .streams import legible
 from .wrapping import wrapped
 
@@ -63,8 +64,19 @@ def _print(text: str, console: Console, indent: int = 0) -> None:
         console.print(line, soft_wrap=True)
 
 
-def next_commands(report: SpectralReport, saved: Path, reopening: str = "") -> list[str]:
-    """List the commands that one would type next.
+def show_next(commands: Mapping[str, str]) -> None:
+    """Say what one would type next.
+
+    Args:
+        commands: each with what it gives, the first first.
+    """
+    width = max(map(len, commands), default=0)
+    for command, purpose in commands.items():
+        output.talk(f"next: {command.ljust(width)}  {purpose}", breaks=False)
+
+
+def next_commands(report: SpectralReport, saved: Path, reopening: str = "") -> dict[str, str]:
+    """Map the commands that one would type next to what they give.
 
     Args:
         report: of a model.
@@ -85,5 +97,4 @@ def next_commands(report: SpectralReport, saved: Path, reopening: str = "") -> l
         commands[f"specdiag recommend {file}"] = "a weight decay for each module"
     number = "square_alpha" if report.records else "qk" if report.function else ""
     commands |= {f"specdiag explain {number}": "what a number means"} if number else {}
-    width = max(map(len, commands))
-    return [f"{command.ljust(width)}  {purpose}" for command, purpose in commands.items()]
+    return commands

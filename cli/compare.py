@@ -128,6 +128,8 @@ def compare(
         output.leave()
     speaks = ranks is None or ranks.rank == 0
     show.answer(found, format.value, out if speaks else None, None if all_rows else top or MOST, ranges)
+    if speaks and format is options.Format.table:
+        show.show_next(before, after, reopens=not given.names)
     if ranks is not None:
         ranks.wait_for_all()
     if exceeded := exceeding(found, limits):

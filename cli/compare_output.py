@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -42,6 +43,19 @@ def answer(found: Comparison, format: str, out: Path | None, most: int | None, r
     for side, source in (("BEFORE", found.before), ("AFTER", found.after)):
         output.talk(f"{side}: {source}" + (f", read {', '.join(source.files[:3])}" if source.files else ""), "dim")
     output.deliver(data, out, partial(_print, found, most, reference) if format == "table" else None)
+
+
+def show_next(before: str, after: str, *, reopens: bool) -> None:
+    """Say what one would type next.
+
+    Args:
+        before: the first source, as it was typed.
+        after: the second.
+        reopens: True where another command opens both without further options.
+    """
+    audit = f"specdiag audit {shlex.quote(after)} --baseline {shlex.quote(before)}"
+    commands = {audit: "faults, with the checks of what changed"} if reopens else {}
+    answer_output.show_next(commands | {"specdiag explain 'relative change'": "what a column means"})
 
 
 def excess(found: Sequence[Excess]) -> None:

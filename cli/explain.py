@@ -53,7 +53,8 @@ def _show_entry(entry: Entry, console: Console) -> None:
     answer_output.show_facts(entry.lines(), console)
     if entry.also:
         console.print(f"The same holds for {', '.join(entry.also)}.", soft_wrap=True)
-    console.print("Formulas and limits: docs/numbers.md. Numbers of other models: docs/reading.md, Reference ranges.")
+    said = "Formulas and limits: docs/numbers.md. Numbers of other models: docs/reading.md, Reference ranges."
+    console.print(said, soft_wrap=True)
 
 
 def _unknown(column: str) -> str:

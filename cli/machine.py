@@ -62,7 +62,7 @@ class Machine:
         specdiag: version.
         python: version, system and processor.
         versions: of what is required; None where it is missing.
-        blas: kernel that SciPy's BLAS chose, and from which size on torch's solves.
+        blas: kernel that SciPy's BLAS chose, and from which size on torch solves.
         processors: that this process may use.
         memory: bytes, within a container's limit.
         gpu: its name, or why there is none.
@@ -132,7 +132,7 @@ def _blas() -> str:
     kernel, row = openblas_kernel(), crossing()
     solver = "OpenBLAS" if kernel else "SciPy's BLAS, which is no OpenBLAS"
     by_torch = (
-        f"; torch's solves larger matrices, from {row.float64} in float64 and {row.float32} in float32"
+        f"; torch takes matrices of {row.float64} rows and more in float64, of {row.float32} in float32"
         if row.float64 != NEVER
         else ""
     )

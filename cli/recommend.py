@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -313,4 +314,5 @@ def recommend(
 
         with analysis_bar() as bar:
             made = planned_for(**given.analysis(without=_DRAWING), progress=bar)
-    show.answer(made, base, exported, out, len(made.entries) if all_rows else top)
+    again = None if given.names else f"specdiag recommend {shlex.quote(str(source))}"
+    show.answer(made, base, exported, out, len(made.entries) if all_rows else top, again)

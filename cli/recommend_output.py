@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from specdiag.errors import SourceError, UsageError
+from specdiag.records import FAMILIES, ROLES
 from specdiag.system import interrupts
 from specdiag.views.cells import number
 from specdiag.views.columns import Column, basis_head, plan_columns
@@ -92,9 +94,21 @@ def base_decay(
     return Base(found.weight_decay, found.origin.get("weight_decay", ""), lr, steps_left, said)
 
 
-def answer(plan: DecayPlan, base: Base, export: str | None, out: Path | None, top: int | None) -> None:
-    """Print the plan with at most so many Parameters, or what another tool reads; save it where asked."""
+def answer(
+    plan: DecayPlan, base: Base, export: str | None, out: Path | None, top: int | None, again: str | None
+) -> None:
+    """Print the plan with at most so many Parameters, or what another tool reads; save it where asked.
+
+    Args:
+        plan: to show.
+        base: decay that its ratios multiply.
+        export: format of another tool.
+        out: file to save it in.
+        top: most Parameters to print.
+        again: the command that makes it, if no options but those of a plan are needed.
+    """
     from specdiag.views.plan_export import export_plan
+    from specdiag.views.plan_sentences import has_square_plan
 
     if export is not None:
         output.deliver(export_plan(plan, export), out)
@@ -103,8 +117,13 @@ def answer(plan: DecayPlan, base: Base, export: str | None, out: Path | None, to
         with interrupts.delay_signals():
             plan.save(out)
     _print(plan, base, top)
+    commands = {"specdiag explain ratio": "what a column means"}
     if out is not None:
         output.talk(f"plan: {out}", "green")
+        commands = {f"specdiag plot decay {shlex.quote(str(out))}": "the plan as a picture"} | commands
+    if again is not None and has_square_plan(plan):
+        commands = {f"{again} --basis square": "a plan without the shapes"} | commands
+    answer_output.show_next(commands)
 
 
 def base_alone(planned: options.Arguments, lr: float | None, export: str | None, out: Path | None) -> None:
@@ -123,11 +142,8 @@ def base_alone(planned: options.Arguments, lr: float | None, export: str | None,
         )
         console.print()
         answer_output.show_facts(facts(lines), console)
-        output.talk(
-            f"next: specdiag simulate --lr {lines.lr:g} --weight-decay {lines.weight_decay:.3g} "
-            f"--steps {lines.steps:.0f}  what it does to the norms",
-            breaks=False,
-        )
+        command = f"simulate --lr {lines.lr:g} --weight-decay {lines.weight_decay:.3g} --steps {lines.steps:.0f}"
+        answer_output.show_next({f"specdiag {command}": "what it does to the norms"})
 
     output.deliver(json.format(json.encode(lines), indent=1), out, None if export else show)
 
@@ -184,7 +200,8 @@ def _role_table(plan: DecayPlan, width: int) -> Any:
         values = [value for entry in entries if (value := getattr(entry, name)) is not None]
         return fmean(values) if values else None
 
-    rows = [(family, role, entries) for (family, role), entries in groups.items()]
+    order = [(family, role) for family in FAMILIES for role in (*ROLES, "fused")]
+    rows = [(*key, groups[key]) for key in sorted(groups, key=order.index)]
     columns: list[Column[tuple[str, str, list[PlanEntry]]]] = [
         Column("family", lambda row: row[0], right=False),
         Column("role", lambda row: row[1], right=False),

@@ -10,6 +10,7 @@ from msgspec import structs
 
 from specdiag.errors import UsageError
 from specdiag.system import interrupts
+from specdiag.text.counts import percent
 from specdiag.views.cells import number
 from specdiag.views.columns import Column
 
@@ -107,6 +108,7 @@ def _print(plan: RatePlan, top: int | None) -> None:
     console.print(tables.draw(title, columns, shown, console.width))
     console.print()
     if plan.shape_share is not None:
-        console.print(f"The shapes of the matrices explain {plan.shape_share:.0%} of the differences.", soft_wrap=True)
+        explained = percent(plan.shape_share)
+        console.print(f"The shapes of the matrices explain {explained} of the differences.", soft_wrap=True)
     for sentence in plan.notes:
         console.print(sentence, soft_wrap=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from specdiag.errors import UsageError
+from specdiag.text.counts import percent
 
 from . import options, output, tables
 
@@ -92,8 +93,8 @@ def _print(found: RunCheck) -> None:
         tables.Column("first", lambda m: f"{m.first:.4g}", 3),
         tables.Column("logged", lambda m: f"{m.logged:.4g}"),
         tables.Column("predicted", lambda m: f"{m.predicted:.4g}"),
-        tables.Column("error", lambda m: f"{m.error:+.1%}"),
-        tables.Column("at worst", lambda m: f"{m.worst_error:+.1%}", 2),
+        tables.Column("error", lambda m: percent(m.error, 1, "+")),
+        tables.Column("at worst", lambda m: percent(m.worst_error, 1, "+"), 2),
         tables.Column("balance", lambda m: _short(m.balance), 4),
         tables.Column("steps to it", lambda m: _count(m.steps_to_balance), 5),
         tables.Column("cosine", _cosine),

@@ -126,7 +126,7 @@ def law_table(laws: Sequence[RoleLaws], width: int) -> Group:
 
 def record_table(records: Iterable[ModuleRecord], title: str, width: int, key: str = "alpha") -> Group:
     """Draw the columns of a report, a row for each matrix; the one called `key` stays, and what was asked for."""
-    columns = [replace(c, drop=0) if c.head in (key, "gauge_shift") else c for c in record_columns()]
+    columns = [replace(c, drop=0) if c.head in (key, "shift by form") else c for c in record_columns()]
     return draw(title, columns, records, width, lambda r: "red" if r.status in ("nonfinite", "failed") else "")
 
 

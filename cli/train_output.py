@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, cast
 
 from specdiag.errors import MissingExtraError
+from specdiag.text.counts import percent
 
 from . import output, tables
 
@@ -211,13 +212,14 @@ def answer(run: Run, result: Result) -> None:
     console.print(f"Step {result.step}: {tokens}{result.seconds:.1f} s{rate}; train loss {loss}.", soft_wrap=True)
     if result.decay_seconds:
         share = result.decay_seconds / result.seconds
-        console.print(f"Exponents and ratios took {result.decay_seconds:.2f} s of these, {share:.2%}.")
+        console.print(f"Exponents and ratios took {result.decay_seconds:.2f} s of these, {percent(share, 2)}.")
     ratios = getattr(getattr(run.rule, "decay", None), "ratios", {})
     if run.config.recipe.decay == "alphadecay" and ratios and set(ratios.values()) == {1.0}:
         console.print("All ratios were 1 to the end: not every module has been measured (--every, --measure-first).")
     if result.spike_share is not None:
         console.print(
-            f"Loss spikes (7 standard deviations from the mean before): {result.spike_share:.2%} of those logged."
+            "Loss spikes (7 standard deviations from the mean before): "
+            f"{percent(result.spike_share, 2)} of those logged."
         )
     after, in_tokens = result.held_out_after or {}, run.data.n_tokens > 0
     for name, before in result.held_out_before.items():

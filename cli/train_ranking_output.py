@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from specdiag.text.counts import percent
+
 from . import output, tables
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ def ranking(rows: Sequence[Ranked], notes: Sequence[str]) -> None:
         tables.Column("better by", lambda r: f"{r.improvement:+.4f}"),
         tables.Column("figures of merit", lambda r: ", ".join(f"{n} {v:.4f}" for n, v in r.merits.items()) or "·"),
         tables.Column("hours", lambda r: f"{r.hours:.2f}", 3),
-        tables.Column("of these ratios", lambda r: f"{r.decay_share:.2%}", 4),
+        tables.Column("of these ratios", lambda r: percent(r.decay_share, 2), 4),
     )
     console = output.console()
     console.print(tables.draw("Runs, the best first", columns, rows, console.width))
@@ -121,6 +123,6 @@ def grid(table: Grid) -> None:
             continue
         console.print(
             f"Best against best: {method} ({other_column}) {other_best.mean:.3f}, {base} ({column}) {best.mean:.3f}: "
-            f"{other_best.mean / best.mean - 1:+.1%}.",
+            f"{percent(other_best.mean / best.mean - 1, 1, '+')}.",
             soft_wrap=True,
         )

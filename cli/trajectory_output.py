@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Group
 
 from specdiag.errors import UsageError
+from specdiag.text.words import words
 
-from . import output, tables
+from . import answer_output, output, tables
 
 if TYPE_CHECKING:
     from specdiag.records import Form
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from specdiag.trajectories.watching import Observation
 
 _MOST = 20
+_PICTURES = {"trajectory": "the tails as a picture", "norms": "the norms"}
 _OVERVIEW = ("alpha", "square_alpha", "frobenius_norm", "spectral_norm", "stable_rank")
 
 
@@ -67,6 +70,17 @@ def answer(found: Trajectory, format: str, metric: str | None, *, all_rows: bool
         wide = _rows(found, metric or default_metric(found))
         output.write(export(wide, list(wide[0]), "md"))
     output.talk(f"log and reports: {found.out}{'' if file is None else f'; trajectory: {file}'}", "green")
+    if format == "table":
+        saved = shlex.quote(_source(found))
+        answer_output.show_next({f"specdiag plot {kind} {saved}": what for kind, what in _PICTURES.items()})
+
+
+def _source(found: Trajectory) -> str:
+    """The run as it was given, where its own folder has the log; else the folder with the log."""
+    from specdiag.trajectories.records import OUT_NAME
+
+    inside = (Path(found.run) / OUT_NAME).resolve() == Path(found.out).resolve()
+    return found.run if inside else str(found.out)
 
 
 def watched(found: Trajectory, alerts: Sequence[Alert]) -> None:
@@ -117,7 +131,7 @@ def metric_table(found: Trajectory, metric: str, width: int, steps: Sequence[int
         tables.Column(head, lambda row, h=head: tables.number(row[h], digits.get(h, 3)), 0 if i < 9 else i)
         for i, head in enumerate(heads)
     ]
-    return tables.draw(f"{metric} by step (medians per role)", columns, rows, width)
+    return tables.draw(f"{words(metric)} by step (medians per role)", columns, rows, width)
 
 
 def _print(found: Trajectory, metric: str, *, all_rows: bool) -> None:
@@ -181,7 +195,7 @@ def _overview(found: Trajectory, width: int) -> Group:
 
     def column(metric: str) -> tables.Column[tuple[str, dict[str, list[tuple[int, float]]]]]:
         digits = 1 if metric == "stable_rank" else 3
-        return tables.Column(metric, lambda row: _ends(row[1][metric], digits), _OVERVIEW.index(metric))
+        return tables.Column(words(metric), lambda row: _ends(row[1][metric], digits), _OVERVIEW.index(metric))
 
     shown = [m for m in _OVERVIEW if any(row[1][m] for row in rows)]
     first, last = found.steps[0].step, found.steps[-1].step

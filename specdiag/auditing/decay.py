@@ -17,6 +17,7 @@ from specdiag.auditing.stated_run import FEWEST_TIMES, FINAL_SHARE, MOST_TIMES, 
 from specdiag.auditing.subject import Subject
 from specdiag.auditing.thresholds import Check, Observation
 from specdiag.records import ModuleRecord
+from specdiag.text.counts import percent
 
 _ENOUGH = 8
 """Fewest matrices of which quartiles are taken. A choice."""
@@ -94,8 +95,8 @@ def _verdict(
         return "cannot tell", f"{n} matrices of attention and MLP are too few"
     if run.initial_rms is None and run.steps is not None and expected.left > _FORGOTTEN:
         return "cannot tell", (
-            f"after {run.steps} steps up to {expected.left:.0%} of the squared norm is that of the start, which is not "
-            f"stated (initial_rms=); it is forgotten over {1 / run.rate:.0f} steps"
+            f"after {run.steps} steps up to {percent(expected.left)} of the squared norm is that of the start, which "
+            f"is not stated (initial_rms=); it is forgotten over {1 / run.rate:.0f} steps"
         )
     low, high, possible_low, possible_high, _ = expected
     far = [_factor(size, low, high) > limit for size in quarters]

@@ -7,6 +7,7 @@ from math import pi
 from statistics import fmean, median
 
 from specdiag.comparison.records import Comparison, ModuleChange
+from specdiag.text.counts import percent
 
 _RANK = 8
 _LOW_RANK = 0.999
@@ -31,8 +32,8 @@ def headline(comparison: Comparison) -> str:
         return f"No matrix changed: {n} of {n} are equal, bit for bit. Norms and biases were not compared."
     moved = f"{changed} of {n} matrices changed"
     if comparison.relative_change is not None:
-        return f"{moved}, together by {comparison.relative_change:.1%} of their norm."
-    return f"{moved}; by how much the weights moved cannot be told from reports."
+        return f"{moved}. All weights together moved by {percent(comparison.relative_change, 1)} of their norm."
+    return f"{moved}. Reports do not say by how much the weights moved."
 
 
 def facts(comparison: Comparison) -> Iterator[tuple[str, str]]:
@@ -71,8 +72,8 @@ def _most(moved: list[ModuleChange]) -> str:
     ranked = sorted(changes, key=lambda name: changes[name], reverse=True)
     apart = [name for name in ranked if changes[name] > _APART * middle][:_NAMED] or ranked[:1]
     rest = [changes[name] for name in ranked if name not in apart]
-    named = ", ".join(f"{name} ({changes[name]:.1%})" for name in apart)
-    return f"{named}; the others {min(rest):.1%} to {max(rest):.1%}" if rest else named
+    named = ", ".join(f"{name} ({percent(changes[name], 1)})" for name in apart)
+    return f"{named}; the others {percent(min(rest), 1)} to {percent(max(rest), 1)}" if rest else named
 
 
 def _rank(energies: Sequence[tuple[ModuleChange, float]]) -> str:
@@ -86,7 +87,8 @@ def _rank(energies: Sequence[tuple[ModuleChange, float]]) -> str:
         if share < 2 * random
         else "more concentrated than a random change"
     )
-    return f"{share:.0%} of a matrix's change lies within rank 8 (mean; at most {random:.0%} of random ones): {how}"
+    held = f"{percent(share)} of a matrix's change lies within rank 8 (mean)"
+    return f"{how}: {held}, of a random change at most {percent(random)}"
 
 
 def _random_share(m: ModuleChange) -> float:

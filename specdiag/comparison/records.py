@@ -15,6 +15,7 @@ from specdiag.records import AnyRole, Family, ModuleRecord, Record, Role, Settin
 from specdiag.storage.kinds import COMPARISON, read_record
 from specdiag.storage.result import Result, Row
 from specdiag.text import checks
+from specdiag.text.counts import percent
 
 METRICS: tuple[str, ...] = (
     "alpha", "rho", "z", "ks", "square_alpha", "square_rho", "alpha_25", "alpha_50", "alpha_75", "pl_alpha", "pl_ks",
@@ -272,7 +273,7 @@ class Comparison(Result, Record, frozen=True, kw_only=True):
         ]
 
     def _title(self) -> str:
-        moved = "" if self.relative_change is None else f", moved by {self.relative_change:.1%} of their norm"
+        moved = "" if self.relative_change is None else f", moved by {percent(self.relative_change, 1)} of their norm"
         return (
             f"{self.before} > {self.after}: {len(self.modules)} matrices matched{moved}; {len(self.only_before)} only "
             f"before, {len(self.only_after)} only after, {len(self.reshaped)} of other shape"

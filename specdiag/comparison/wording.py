@@ -63,10 +63,9 @@ def _matched(comparison: Comparison) -> list[str]:
 
 
 def _moved(comparison: Comparison) -> list[str]:
-    if comparison.relative_change is None:
+    if comparison.cosine is None:
         return []
-    cosine = "" if comparison.cosine is None else f", cosine {comparison.cosine:.4f}"
-    return [f"All matched weights together moved by {comparison.relative_change:.1%} of their norm{cosine}."]
+    return [f"Cosine between all matched weights before and after: {comparison.cosine:.4f}."]
 
 
 def _alphas(comparison: Comparison) -> list[str]:

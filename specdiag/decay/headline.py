@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from specdiag.decay.effect import AGREE, Answer
 from specdiag.decay.plan import DecayPlan
+from specdiag.text.counts import percent
 
 MOSTLY_GEOMETRY = 0.5
 """From this share on, shapes explain most of the differences between modules."""
 _DISAGREE: Answer = "the two measures disagree"
+_UNIFORM = "Keep one decay for all modules."
 _HEADLINES: dict[Answer, str] = {
     "explained by shape": (
-        "Do not use this plan: it is explained by shape. An untrained network would get nearly the same plan."
+        f"Do not use this plan: it is explained by shape. An untrained network would get nearly the same plan. "
+        f"{_UNIFORM}"
     ),
     _DISAGREE: (
-        "Do not use this plan: the two measures without shapes, square_alpha and rho, call for different plans. Keep "
-        "the uniform decay."
+        "Do not use this plan: the two measures without shapes, square_alpha and rho, call for different plans. "
+        f"{_UNIFORM}"
     ),
     "cannot show in the steps left": (
         "This plan cannot show in the steps left. More steps, or a larger base decay, would be needed."
@@ -36,7 +39,7 @@ def headline(plan: DecayPlan) -> str:
     if all(entry.value is None for entry in plan.entries):
         return "Do not use this plan: no module has a number that it could rest on."
     if plan.shape_share is not None and plan.shape_share >= MOSTLY_GEOMETRY:
-        return f"Do not use this plan: {plan.shape_share:.0%} of it is explained by shape."
+        return f"Do not use this plan: {percent(plan.shape_share)} of it is explained by shape. {_UNIFORM}"
     if plan.basis == "square" and (plan.agreement is None or plan.agreement < AGREE):
         return _disagreement(plan)
     return "Keep one decay for all modules for now. Judging this plan needs the base decay, the lr and the steps left."

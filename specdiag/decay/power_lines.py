@@ -10,6 +10,7 @@ from __future__ import annotations
 from specdiag.errors import UsageError
 from specdiag.records import Record
 from specdiag.text import checks
+from specdiag.text.counts import percent
 
 FIT_CONTEXT = 2048
 """Tokens in a sequence of the paper's runs. Its optimal batch is counted in such sequences."""
@@ -205,7 +206,7 @@ def power_lines(*, tokens: float, params: float, batch_tokens: float, context_le
     if lr * lines.weight_decay >= 1:
         raise UsageError(
             f"{lines.steps:.4g} steps (tokens={tokens:.6g} over batch_tokens={batch_tokens:.6g}) are too few: each "
-            f"would have to remove {lr * lines.weight_decay:.0%} of the weights; give the tokens of the whole run"
+            f"would have to remove {percent(lr * lines.weight_decay)} of the weights; give the tokens of the whole run"
         )
     return lines
 

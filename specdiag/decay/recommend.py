@@ -32,6 +32,7 @@ from specdiag.errors import UsageError
 from specdiag.records import HILL_TAILS, ROLES, TailName
 from specdiag.report import SpectralReport, is_report, load_report
 from specdiag.text import checks
+from specdiag.text.counts import percent
 from specdiag.text.names import listed
 
 if TYPE_CHECKING:
@@ -399,8 +400,8 @@ def _notes(report: SpectralReport, entries: Sequence[PlanEntry], clip: tuple[flo
     if outlier is not None:
         entry, share = outlier
         notes.append(
-            f"{entry.name} alone sets the range: its value {entry.value:.3f} lies {share:.0%} of it from the next. "
-            "clip=(5, 95) tames it."
+            f"{entry.name} alone sets the range: its value {entry.value:.3f} lies {percent(share)} of it from the "
+            "next. clip=(5, 95) tames it."
         )
     unnamed = [r.name for r in report.records if r.family in ("attention", "mlp") and r.role == "other"]
     if unnamed:

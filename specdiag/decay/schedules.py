@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable
 
 from specdiag.errors import UsageError
+from specdiag.text.counts import percent
 
 Schedule = Callable[[int], float]
 
@@ -118,7 +119,7 @@ def scionc(target: Schedule, lr: Schedule, gradient_weight: Schedule) -> Schedul
         argument = inflation(gradient_weight(step)) * now / (2 * wanted)
         if now * argument >= 1:
             raise UsageError(
-                f"lr {now:g} and C^2 {wanted:g} would remove {now * argument:.0%} of the weights at step {step}: "
+                f"lr {now:g} and C^2 {wanted:g} would remove {percent(now * argument)} of the weights at step {step}: "
                 "raise C^2 or lower the lr"
             )
         return argument

@@ -40,9 +40,9 @@ def _steps(update: Update, setting: Setting, eta: float) -> Iterator[str]:
     elif name in ("adamw", "adamc"):
         yield (
             f"Steps: the second moment stands still, so a coordinate of u has mean square (1 - beta1)/(1 + beta1) = "
-            f"{update.square:.4g}; momentum inflates the squared norm by {factor}. The product is 1 but for the "
-            "decay's own size: the norm does not depend on the betas. Equation 2 with the measured step and without R "
-            f"would be too small by {math.sqrt(limit):.3g} in the norm. A beta2 of 0.95 makes norms 1 to 2 % "
+            f"{update.square:.4g}. Momentum inflates the squared norm by {factor}. Their product is near 1, so the "
+            "norm does not depend on the betas. Equation 2 with the measured step and without R would give norms "
+            f"{math.sqrt(limit):.3g} times too small. A beta2 of 0.95 makes norms 1 to 2 % "
             "smaller, as measured on noise at lr x decay of 0.001 and 0.005."
         )
     elif name == "adamw-renormalized":

@@ -23,6 +23,7 @@ from specdiag.files import write_atomically
 from specdiag.records import FUNCTION_ROLES, Family, Record, Role, stored_role
 from specdiag.storage.kinds import NORM_CHECK
 from specdiag.text import checks
+from specdiag.text.counts import percent
 from specdiag.trajectories.metric_log import LogEntry, entry
 
 _FULL = 10
@@ -279,11 +280,11 @@ def sentences(check: RunCheck) -> Iterator[str]:
     n = len(check.modules)
     worst = max(check.modules, key=lambda m: abs(m.error))
     yield (
-        f"Norms of {n} modules after {worst.last_step:,} steps: predicted within {check.median_error():.1%} in the "
-        f"median, {abs(worst.error):.1%} at worst ({worst.module})."
+        f"Norms of {n} modules after {worst.last_step:,} steps: predicted within {percent(check.median_error(), 1)} in "
+        f"the median, {percent(abs(worst.error), 1)} at worst ({worst.module})."
     )
     moved = median(abs(m.change) for m in check.modules)
-    yield f"The norms themselves moved by {moved:.1%} in the median."
+    yield f"The norms themselves moved by {percent(moved, 1)} in the median."
     early = [m for m in check.modules if m.steps_to_balance and m.last_step < m.steps_to_balance]
     if early:
         yield (

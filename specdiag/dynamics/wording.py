@@ -74,11 +74,12 @@ def findings(simulation: Simulation) -> Iterator[str]:
     if b.rms is None or b.timescale is None or b.norm_time is None:
         return
     tokens = f" ({b.timescale_tokens:.3g} tokens)" if b.timescale_tokens is not None else ""
-    near = f"; from RMS {s.initial_rms:.4g} within 1 % of it after {b.steps_to_steady:,}" if b.steps_to_steady else ""
     yield (
-        f"At the peak lr decay and steps balance at RMS {b.rms:.4g} (Frobenius {b.frobenius_norm:.4g}). Weights "
-        f"forget over {b.timescale:,.0f} steps{tokens}, the squared norm over {b.norm_time:,.0f}{near}."
+        f"Decay and updates balance at RMS {b.rms:.4g} at the peak lr (Frobenius {b.frobenius_norm:.4g}). Weights "
+        f"forget over {b.timescale:,.0f} steps{tokens}, the squared norm over {b.norm_time:,.0f}."
     )
+    if b.steps_to_steady:
+        yield f"From RMS {s.initial_rms:.4g} a norm comes within 1 % of its balance after {b.steps_to_steady:,} steps."
 
 
 def _distance(rms: float, balance: float) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from specdiag.function.parts import Block
 from specdiag.function.stored import Weight
 from specdiag.kinship.records import LineageSource, Relation, Thresholds
+from specdiag.text.counts import percent
 
 _PRUNED = 0.05
 """Difference of the shares of zeros from which one model is pruned against the other."""
@@ -62,7 +63,8 @@ def _signs(found: Relation, a: LineageSource, b: LineageSource, limits: Threshol
     if a.zeros is not None and b.zeros is not None and abs(a.zeros - b.zeros) > _PRUNED:
         more, less = (a, b) if a.zeros > b.zeros else (b, a)
         how.append(
-            f"{more.zeros:.0%} of the weights of {more.label} are zero and {less.zeros:.0%} of {less.label}'s: pruned."
+            f"{percent(max(a.zeros, b.zeros))} of the weights of {more.label} are zero and "
+            f"{percent(min(a.zeros, b.zeros))} of {less.label}'s: pruned."
         )
     if a.storage != b.storage:
         how.append(f"{_stored(a)}, {_stored(b)}.")

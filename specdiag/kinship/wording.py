@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from specdiag.kinship.records import Lineage, LineageVerdict, Mix, Relation
 from specdiag.kinship.signs import ranges
+from specdiag.text.counts import percent
 from specdiag.text.printable import printable
 
 _SCALED = 0.01
@@ -80,7 +81,9 @@ def mix(found: Mix) -> list[str]:
         found: a mix.
     """
     shares = " + ".join(f"{share:.2f} {name}" for share, name in zip(found.shares, found.parents, strict=True))
-    lines = [f"Mix: {found.model} is close to {shares} ({found.unexplained:.0%} of the parents' distance unexplained)."]
+    lines = [
+        f"Mix: {found.model} is close to {shares} ({percent(found.unexplained)} of the parents' distance unexplained)."
+    ]
     first = [layer.shares[0] for layer in found.layers]
     if max(first) - min(first) > _EVEN:
         cells = ", ".join(f"{layer.layer}: {layer.shares[0]:.2f}" for layer in found.layers)

@@ -13,6 +13,7 @@ from specdiag.records import Family, Record, Role, Source
 from specdiag.storage.kinds import RATES, read_record
 from specdiag.storage.result import Result
 from specdiag.text import checks
+from specdiag.text.counts import percent
 
 if TYPE_CHECKING:
     import torch
@@ -104,7 +105,7 @@ class RatePlan(Result, Record, frozen=True, kw_only=True):
 
     def _title(self) -> str:
         ratios = self.ratios.values()
-        shape = "" if self.shape_share is None else f", {self.shape_share:.0%} explained by shape"
+        shape = "" if self.shape_share is None else f", {percent(self.shape_share)} explained by shape"
         return (
             f"{self.source}: learning rates of {len(self.entries)} Parameters, per {self.per} on {self.basis}, ratios "
             f"{min(ratios, default=1.0):.2f} to {max(ratios, default=1.0):.2f}, mean {self.mean_ratio:.2f}{shape}"

@@ -17,6 +17,7 @@ from specdiag.rates.rule import ENDS, rate_ratios
 from specdiag.records import ROLES, ModuleRecord
 from specdiag.report import SpectralReport
 from specdiag.text import checks
+from specdiag.text.counts import percent
 
 if TYPE_CHECKING:
     from specdiag.analysis.run import Progress
@@ -135,7 +136,7 @@ def _headline(share: float | None, per: Per, mean: float, is_empty: bool) -> str
         return "Do not use this plan: no module has a number that it could rest on."
     if share is not None and share >= _MOSTLY_GEOMETRY:
         other = " Shapes cancel with per=layer." if per == "module" else ""
-        return f"Do not use this plan: {share:.0%} of it is explained by shape.{other}"
+        return f"Do not use this plan: {percent(share)} of it is explained by shape.{other}"
     return (
         f"Untested: keep one learning rate for all modules, or hold this plan against one rate of {mean:.2f} times the "
         "base, from the same start."

@@ -15,6 +15,7 @@ from specdiag.reference.ranges import NEEDED, Metric, Range, ReferenceRanges, is
 from specdiag.report import SpectralReport
 from specdiag.text.counts import abbreviated, counted
 from specdiag.text.names import listed
+from specdiag.text.words import words
 
 _NAMES: dict[ModelClass, str] = {
     "encoder": "encoder", "decoder": "decoder", "encoder-decoder": "encoder-decoder", "vision": "vision model",
@@ -57,7 +58,9 @@ class Place:
     @property
     def brief(self) -> str:
         """Where the value lies, without the models."""
-        return f"{self.metric} {_shown(self.value)}, {'within' if self.is_within else 'outside of'} {self.bounds}"
+        return (
+            f"{words(self.metric)} {_shown(self.value)}, {'within' if self.is_within else 'outside of'} {self.bounds}"
+        )
 
     def __str__(self) -> str:
         """Say where the value lies."""

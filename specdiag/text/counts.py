@@ -1,9 +1,11 @@
-"""Counts in a sentence.
+"""Counts and shares in a sentence.
 
 >>> counted(1, "tensor"), counted(3, "tensor")
 ('1 tensor', '3 tensors')
 >>> abbreviated(22_713_216), abbreviated(134_500_000_000), abbreviated(512)
 ('22.7 M', '134 B', '512')
+>>> percent(0.98), percent(0.0316, 1), percent(0.2, 1, "+"), percent(-0.001)
+('98 %', '3.2 %', '+20.0 %', '0 %')
 """
 
 from __future__ import annotations
@@ -35,3 +37,18 @@ def abbreviated(n: int) -> str:
         if n >= size:
             return f"{n / size:.3g} {unit}"
     return str(n)
+
+
+def percent(share: float, digits: int = 0, sign: str = "") -> str:
+    """Write a share in percent.
+
+    Args:
+        share: 1 is 100 %.
+        digits: after the decimal point.
+        sign: `"+"` to show the sign of a change.
+
+    Returns:
+        Such as `"98 %"`, the one way in which percents are written.
+    """
+    rounded = round(100 * share, digits) + 0.0
+    return f"{rounded:{sign}.{digits}f} %"

@@ -8,12 +8,13 @@ from statistics import fmean, median
 
 from specdiag.spectra.null import null_moments
 from specdiag.spectra.square import square_sd
+from specdiag.text.counts import percent
 from specdiag.trajectories.alerts import Alert
 from specdiag.trajectories.records import TrackedModule, Trajectory
 
 _SAME = 0.0005
 """Largest relative change that is printed as 0.0 %."""
-_FAMILIES = {"attention": "attention", "mlp": "MLP"}
+_FAMILIES = {"attention": "Attention", "mlp": "The MLP"}
 
 
 def headline(trajectory: Trajectory) -> str:
@@ -29,8 +30,9 @@ def headline(trajectory: Trajectory) -> str:
         return f"Only step {first} was read. A comparison over time needs two steps.{_bad(trajectory)}"
     metric = "square_alpha" if any(row.metric == "square_alpha" for row in trajectory.rows) else "alpha"
     tails = [text for family in _FAMILIES if (text := _tails(trajectory, metric, family)) is not None]
-    parts = ", ".join([*tails, *_norms(trajectory)]) or "no number can be followed"
-    return f"From step {first} to {last} {parts}.{_bad(trajectory)}"
+    sentences = [*tails, *_norms(trajectory)] or ["No number can be followed."]
+    said = " ".join(sentences)
+    return f"From step {first} to {last} {said[0].lower()}{said[1:]}{_bad(trajectory)}"
 
 
 def watch_headline(trajectory: Trajectory, alerts: Sequence[Alert]) -> str:
@@ -59,7 +61,7 @@ def _tails(trajectory: Trajectory, metric: str, family: str) -> str | None:
     redrawn = 2 / pi**0.5 * fmean(_sd(m, metric) for m in modules)
     low, high = (median(values[m.key] for m in modules) for values in (before, after))
     how = "kept its tails" if abs(change) < redrawn else f"became {'lighter' if change > 0 else 'heavier'}-tailed"
-    return f"{_FAMILIES[family]} {how} ({metric} {low:.2f} to {high:.2f})"
+    return f"{_FAMILIES[family]} {how} ({metric} {low:.2f} to {high:.2f})."
 
 
 def _sd(module: TrackedModule, metric: str) -> float:
@@ -75,8 +77,8 @@ def _norms(trajectory: Trajectory) -> list[str]:
         return []
     change = median(changes)
     if abs(change) < _SAME:
-        return ["norms kept their size"]
-    return [f"norms {'grew' if change > 0 else 'fell'} by {abs(change):.1%} in the median"]
+        return ["Norms kept their size."]
+    return [f"Norms {'grew' if change > 0 else 'fell'} by {percent(abs(change), 1)} in the median."]
 
 
 def _ends(trajectory: Trajectory, metric: str) -> tuple[Mapping[str, float], Mapping[str, float]]:

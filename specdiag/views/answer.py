@@ -118,7 +118,7 @@ def _verdict(report: SpectralReport, audited: AuditReport, points: Sequence[Poin
     if _are_updates(report.records):
         return f"These are the updates of an adapter: whether they are trained is not judged. {stands_out}."
     if (reason := audited.coverage.not_checked.get("random")) is not None:
-        return f"Whether it was trained cannot be told from its spectra: {reason}. {stands_out}."
+        return f"Its spectra do not show whether it was trained: {reason}. {stands_out}."
     return f"Looks like a trained model. {stands_out}."
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from specdiag.records import Contrast, LawName, ModuleRecord, RoleLaws, RoleSummary, Skipped
+from specdiag.text.counts import percent
 from specdiag.views.cells import NOTHING, number, role_label
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def record_columns() -> list[Column[ModuleRecord]]:
         field("ks", "ks", drop=6, help="KS distance of the tail from its power law"),
         Column("at .25/.5/.75", _three_alphas, 8, help="alpha at these tail fractions"),
         field("square_alpha", "square_alpha", 3, help=_SQUARE),
-        Column("gauge_shift", lambda r: _known(r.gauge_shift, "+.3f"), 3, help=_GAUGE),
+        Column("shift by form", lambda r: _known(r.gauge_shift, "+.3f"), 3, help=_GAUGE),
         field("pl_alpha", "pl_alpha", drop=3, help="KS fit of a power law"),
         Column(
             "best law", lambda r: r.best_law or NOTHING, 4, right=False, help="law of the tail; its p is uncalibrated"
@@ -176,7 +177,7 @@ def plan_columns(plan: DecayPlan) -> list[Column[PlanEntry]]:
         columns.append(Column("weight decay", lambda e: _known(e.weight_decay, ".4g")))
     if plan.verdict is not None:
         changes = {entry.name: change for entry, change in zip(plan.entries, plan.verdict.changes, strict=True)}
-        columns.append(Column("norm by the end", lambda e: f"{changes[e.name]:+.2%}"))
+        columns.append(Column("norm by the end", lambda e: percent(changes[e.name], 2, "+")))
     return columns
 
 

@@ -18,7 +18,7 @@ def gauge(records: tuple[ModuleRecord, ...]) -> list[str]:
         return []
     return [
         f"The balanced form, which computes the same, has another square_alpha: by {median(shifts):.3f} in the median "
-        f"of {len(shifts)} matrices, by {max(shifts):.3f} at most (gauge_shift)."
+        f"of {len(shifts)} matrices, by {max(shifts):.3f} at most."
     ]
 
 

@@ -7,6 +7,7 @@ from statistics import fmean
 from specdiag.decay.effect import AGREE
 from specdiag.decay.headline import MOSTLY_GEOMETRY
 from specdiag.decay.plan import DecayPlan
+from specdiag.text.counts import percent
 
 
 def findings(plan: DecayPlan) -> list[str]:
@@ -34,6 +35,7 @@ def limits(plan: DecayPlan) -> list[str]:
         sentences.append(
             "Base values do not carry over between coupled (Adam with L2) and decoupled decay (AdamW); ratios do."
         )
+    if plan.rule not in ("uniform", "none") and plan.verdict is None:
         sentences.append(
             "Decay takes about 1/(lr x weight decay) steps to change norms, which then go as ratio^-1/2. Shorter runs "
             "show no effect."
@@ -66,16 +68,23 @@ def _shapes(plan: DecayPlan) -> list[str]:
         ]
     if len({entry.random_ratio for entry in plan.entries if entry.value is not None}) == 1:
         return ["Random weights would get one ratio for all, whatever their shapes: shapes do not explain this plan."]
-    share = f"Random weights of the same shapes would get ratios that explain {plan.shape_share:.0%} (R^2) of this plan"
+    explained = f"{percent(plan.shape_share)} of this plan (R^2)"
+    share = f"Random weights of the same shapes would get ratios that explain {explained}."
     if plan.shape_share >= MOSTLY_GEOMETRY:
-        return [f"{share}: most of it reflects the shapes, not training. {_instead(plan)}".rstrip()]
-    return [f"{share}."]
+        return [f"{share} Most of it reflects the shapes, not training. {_instead(plan)}".rstrip()]
+    return [share]
+
+
+def has_square_plan(plan: DecayPlan) -> bool:
+    """Tell whether shapes explain most of a plan, and the square basis may give a better one."""
+    explained = plan.shape_share is not None and plan.shape_share >= MOSTLY_GEOMETRY
+    return explained and plan.basis != "square" and (plan.agreement is None or plan.agreement >= AGREE)
 
 
 def _instead(plan: DecayPlan) -> str:
     if plan.basis == "square":
         return ""
-    if plan.agreement is None or plan.agreement >= AGREE:
+    if has_square_plan(plan):
         return "basis='square' takes the shapes out."
     return (
         "Two measures take the shapes out, square_alpha and rho, and they disagree (correlation "

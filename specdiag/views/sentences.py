@@ -126,7 +126,7 @@ def _shape_free_answer(square: Contrast, rho: Contrast | None) -> str:
     if all(clear) and (square.difference > 0) == (rho.difference > 0):
         return f"{_heavier(square)} is heavier-tailed, by both ways of doing it (layers taken as independent)"
     by = [_heavier(c) if is_clear else "neither" for c, is_clear in zip((square, rho), clear, strict=True)]
-    return f"no answer, the two measures disagree: heavier-tailed is {by[0]} by square_alpha, and {by[1]} by rho"
+    return f"no answer: the heavier-tailed by square_alpha is {by[0]}, by rho {by[1]}"
 
 
 def _heavier(c: Contrast) -> str:

@@ -50,7 +50,7 @@ def test_models_without_a_common_matrix_are_not_called_equal():
 
 def test_a_fine_tune_of_all_directions():
     first, more = answered(model(), moved(0.1))
-    assert first == "16 of 16 matrices changed, together by 10.0% of their norm."
+    assert first == "16 of 16 matrices changed. All weights together moved by 10.0 % of their norm."
     assert "spread over many directions" in more["Update"]
     assert more["Tails"].startswith("kept: alpha changed by ")
 
@@ -65,7 +65,7 @@ def test_one_matrix_that_was_replaced_is_named():
     first, more = answered(model(), {**moved(0.1), name: torch.randn(96, 96)})
     assert first.startswith("16 of 16 matrices changed")
     assert more["Changed most"].startswith(f"{name} (1")
-    assert more["Changed most"].endswith("; the others 10.0% to 10.0%")
+    assert more["Changed most"].endswith("; the others 10.0 % to 10.0 %")
 
 
 def test_what_has_no_counterpart():
@@ -79,4 +79,6 @@ def test_the_command_begins_with_it(tmp_path, width):
     for name, state in (("a", model()), ("b", moved(0.1))):
         write_checkpoint(tmp_path / name, {key: value.numpy() for key, value in state.items()})
     done = execute("compare", "a", "b", cwd=tmp_path, env={"COLUMNS": str(width)})
-    assert done.stdout.startswith("16 of 16 matrices changed, together by 10.0% of their norm.\n\nChanged most  ")
+    assert " ".join(done.stdout.split()).startswith(
+        "16 of 16 matrices changed. All weights together moved by 10.0 % of their norm. Changed most "
+    )

@@ -62,7 +62,7 @@ def test_minilm_is_mostly_explained_by_shape(minilm: Path) -> None:
     assert means(by_alpha) == pytest.approx([0.96, 2.49], abs=0.005)
     assert means(by_square) == pytest.approx([1.15, 1.59], abs=0.005)
     assert by_square.shape_share == 0.0
-    assert "87% (R^2) of this plan: most of it reflects the shapes" in " ".join(findings(by_alpha))
+    assert "87 % of this plan (R^2). Most of it reflects the shapes" in " ".join(findings(by_alpha))
     assert by_alpha.tail_shift == pytest.approx(0.283, abs=0.001)
 
 
@@ -108,7 +108,7 @@ def test_nothing_to_derive_is_said_first() -> None:
         "No ratio could be derived: none of 7 Parameters has a value (no alpha (degenerate)"
     )
     assert repr(recommend(PAPER)) == (
-        "DecayPlan(made: 56 Parameters, linear on alpha, ratios 0.67 to 3.00, mean 1.34, 55% explained by shape)"
+        "DecayPlan(made: 56 Parameters, linear on alpha, ratios 0.67 to 3.00, mean 1.34, 55 % explained by shape)"
     )
 
 

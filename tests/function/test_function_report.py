@@ -276,7 +276,7 @@ def test_the_command_shows_tables_and_rows(llama, tmp_path):
     code, out, err = outcome("analyze", folder, "--function", "-o", tmp_path / "a.json", width=112)
     assert code == 0, err
     assert "Function by layer (means over heads)" in out
-    assert "gauge_shift" in out
+    assert "shift by form" in out
     content = json.loads((tmp_path / "a.json").read_text())
     assert {row["role"] for row in content["function"]} == {"qk", "ov", "du", "gate"}
     _, rows, _ = outcome("analyze", tmp_path / "a.json", "-f", "csv")

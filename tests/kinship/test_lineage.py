@@ -184,7 +184,7 @@ def test_pruned_and_rounded(base):
     zeroed = base | {name: pruned(base[name]) for name in names}
     found = related(opened(base), opened(zeroed))
     assert found.verdict == "derived"
-    assert "50% of the weights of B are zero and 0% of A's: pruned." in found.signs
+    assert "50 % of the weights of B are zero and 0 % of A's: pruned." in found.signs
     rounded = {name: value.bfloat16() for name, value in base.items()}
     found = related(opened(base), opened(rounded))
     assert found.verdict == "same function"

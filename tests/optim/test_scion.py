@@ -266,7 +266,7 @@ def test_what_makes_no_sense_is_refused(options, message):
 
 def test_what_only_a_step_can_tell_is_refused():
     p = parameter(4, 4)
-    with pytest.raises(UsageError, match=r"would remove 1900% of the weights in one step"):
+    with pytest.raises(UsageError, match=r"would remove 1900 % of the weights in one step"):
         Scion([p], lr=1.0, target_norm=0.5).step()
     with pytest.raises(UsageError, match="has a number 'betas'"):
         GroupSchedule(Scion([p]), "betas", schedules.constant(0.1))

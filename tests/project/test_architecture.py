@@ -16,7 +16,7 @@ ROOMS = (
 """From the ground up: a room imports from those before it."""
 LIGHT = {
     "specdiag.errors", "specdiag.records", "specdiag.text", "specdiag.text.counts", "specdiag.text.names", "specdiag.text.printable",
-    "specdiag.system", "specdiag.system.distributions", "specdiag.views.cells", "specdiag.views.columns",
+    "specdiag.text.words", "specdiag.system", "specdiag.system.distributions", "specdiag.views.cells", "specdiag.views.columns",
 }  # fmt: skip
 """Modules that the command line may load before it knows the command."""
 SOURCES = sorted((ROOT / "specdiag").rglob("*.py"))
@@ -138,3 +138,10 @@ def test_the_library_speaks_of_arguments():
                 rest = re.sub(r"'specdiag [^']*'|`[^`]*`", "", node.value)
                 found += [f"{path}:{node.lineno} {flag}" for flag in re.findall(r"(?:^|\s)(--[a-z][\w-]*)", rest)]
     assert not found
+
+
+def test_percents_are_written_in_one_way():
+    unspaced = re.compile(r"""\d%(?!\w)|:[^{}'"]*%\}""")
+    paths = (*SOURCES, *(ROOT / "cli").glob("*.py"))
+    lines = [(path.name, line.strip()) for path in paths for line in path.read_text().splitlines()]
+    assert [found for found in lines if unspaced.search(found[1])] == []

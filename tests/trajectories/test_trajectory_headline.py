@@ -35,15 +35,15 @@ def course(values, statuses=()):
 def test_directions_and_sizes():
     found = headline(course({0: (2.12, 2.12, 10.0), 500: (1.9, 2.0, 15.0), 1000: (1.8, 2.121, 12.0)}))
     assert found == (
-        "From step 0 to 1000 attention became heavier-tailed (square_alpha 2.12 to 1.80), "
-        "MLP kept its tails (square_alpha 2.12 to 2.12), norms grew by 20.0% in the median."
+        "From step 0 to 1000 attention became heavier-tailed (square_alpha 2.12 to 1.80). "
+        "The MLP kept its tails (square_alpha 2.12 to 2.12). Norms grew by 20.0 % in the median."
     )
 
 
 def test_bad_values_are_dated():
     found = headline(course({0: (2.0, 2.0, 1.0), 10: (2.1, 2.0, 0.5), 20: (2.1, 2.0, 0.5)}, {10: 1, 20: 2}))
     assert "attention became lighter-tailed" in found
-    assert "norms fell by 50.0% in the median." in found
+    assert "Norms fell by 50.0 % in the median." in found
     assert found.endswith(" NaN or infinite values since step 10, in 1 matrix there.")
 
 
@@ -60,7 +60,7 @@ def test_a_matrix_that_lost_its_number_moves_no_median():
     )  # fmt: skip
     said = headline(msgspec.structs.replace(found, rows=rows))
     assert said == (
-        "From step 0 to 10 MLP kept its tails (square_alpha 2.00 to 2.00), norms kept their size. "
+        "From step 0 to 10 the MLP kept its tails (square_alpha 2.00 to 2.00). Norms kept their size. "
         "NaN or infinite values since step 10, in 1 matrix there."
     )
 

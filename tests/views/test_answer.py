@@ -69,7 +69,7 @@ def test_small_matrices_leave_the_verdict_open():
     found = answered(
         {f"model.layers.{i}.self_attn.q_proj.weight": torch.eye(60) + torch.rand(60, 60) for i in range(4)}
     )
-    assert found.verdict.startswith("Whether it was trained cannot be told from its spectra: no matrix has 256 ")
+    assert found.verdict.startswith("Its spectra do not show whether it was trained: no matrix has 256 ")
 
 
 def test_the_command_begins_with_it(minilm, tmp_path):

@@ -45,7 +45,7 @@ MADE = {
     "cli/simulate_output.py": {"name"},
     "cli/tables.py": {"f'{low}-{high}' if high > low else f'{low}'", "name"},
     "cli/train_ranking_output.py": {"c", "head", "table.measure"},
-    "cli/trajectory_output.py": {"head", "metric"},
+    "cli/trajectory_output.py": {"head", "words(metric)"},
     "cli/verify_output.py": {"head"},
     "specdiag/views/columns.py": {"head", "basis_head(plan)"},
 }

@@ -17,6 +17,7 @@ from specdiag.live.sharding import Shards
 from specdiag.optim.optimizers.lmo import LMOS, Lmo, auto, check, direction
 from specdiag.optim.optimizers.orthogonal import Method
 from specdiag.text import checks
+from specdiag.text.counts import percent
 
 _MOMENTUM = "momentum_buffer"
 
@@ -204,8 +205,8 @@ def removed_fraction(group: ParamGroup) -> float:
         removed *= lr * group["radius"] ** 2 * inflation(1 - group["momentum"]) / (2 * target)
     if removed >= 1:
         raise UsageError(
-            f"lr {lr:g}, weight_decay {group['weight_decay']:g} and target_norm {target} would remove {removed:.0%} of "
-            "the weights in one step: lower the lr or raise the target"
+            f"lr {lr:g}, weight_decay {group['weight_decay']:g} and target_norm {target} would remove "
+            f"{percent(removed)} of the weights in one step: lower the lr or raise the target"
         )
     return removed
 

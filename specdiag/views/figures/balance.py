@@ -142,8 +142,8 @@ def _types(
             axes.plot([min(values), max(values)], [at, at], color=colour, linewidth=1)
             axes.plot([low, high], [at, at], color=colour, linewidth=4, alpha=0.5, solid_capstyle="butt")
             axes.plot(median(values), at, _MARKERS[i], color=colour, markersize=6, linestyle="none", label=label)
-            axes.annotate(f"{median(values):.2f}", (max(values), at), xytext=(5, 0), textcoords="offset points",
-                          va="center", fontsize=7.5, color=colour, path_effects=halo)  # fmt: skip
+            axes.annotate(f"{median(values):.2f}", (median(values), at), xytext=(0, 4), textcoords="offset points",
+                          ha="center", va="bottom", fontsize=7.5, color=colour, path_effects=halo)  # fmt: skip
     axes.set_ylim(len(roles) - 0.4, -0.6)
     axes.set_yticks(range(len(roles)), roles)
     axes.margins(x=0.12)

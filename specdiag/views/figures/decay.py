@@ -60,7 +60,7 @@ def decay(plan: DecayPlan, report: SpectralReport | None = None) -> ReportFigure
     n_layers = len({entry.layer for entry in plan.entries})
     most = max(map(len, groups.values()))
     width = columns * min(3.2, 2.0 + 0.05 * n_layers) + 2.4
-    figure = new_figure(width, 2.1 * rows + 1.1, title(plan), plan_caption(plan), legend=True)
+    figure = new_figure(width, 2.1 * rows + 1.1, plan.headline, f"{plan_caption(plan)} · {spread(plan)}", legend=True)
     low, high = _limits(plan)
     grid = panels(figure, len(groups), columns)
     hide_inner(grid)
@@ -71,7 +71,7 @@ def decay(plan: DecayPlan, report: SpectralReport | None = None) -> ReportFigure
         layer_axis(panel.axes.xaxis, {entry.layer or 0 for entry in plan.entries}, 8, label=panel.bottom)
         panel.axes.set_xlim(*_span(plan.entries))
         if panel.left:
-            panel.axes.set_ylabel("ratio" if plan.base_weight_decay is None else "weight decay")
+            panel.axes.set_ylabel("decay / base" if plan.base_weight_decay is None else "weight decay")
     legend(figure)
     return figure
 
@@ -98,11 +98,10 @@ def base(plan: DecayPlan) -> float:
     return 1.0 if plan.base_weight_decay is None else plan.base_weight_decay
 
 
-def title(plan: DecayPlan) -> str:
-    """Say whether to use the plan, and how it spreads the decay."""
+def spread(plan: DecayPlan) -> str:
+    """Say how far the decays of a plan lie apart."""
     ratios = [entry.ratio for entry in plan.entries]
-    spread = f"{min(ratios):.2f} to {max(ratios):.2f} times the base, mean {plan.mean_ratio:.2f}"
-    return f"{plan.headline} Weight decay by module: {spread}".lstrip()
+    return f"decay {min(ratios):.2f} to {max(ratios):.2f} times the base, mean {plan.mean_ratio:.2f}"
 
 
 def _bars(axes: Axes, entries: Sequence[PlanEntry], uniform: float, *, whiskers: bool) -> None:

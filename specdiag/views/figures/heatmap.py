@@ -13,6 +13,7 @@ from matplotlib.colors import LogNorm
 from specdiag.errors import UsageError
 from specdiag.records import ModuleRecord
 from specdiag.report import SpectralReport
+from specdiag.text.words import words
 from specdiag.views.cells import role_label
 from specdiag.views.figures.axes import layer_axis, log_axis
 from specdiag.views.figures.cell_colours import CellColours, cell_colours
@@ -122,7 +123,7 @@ def _cells(axes: Axes, records: Sequence[ModuleRecord], metric: str, colours: Ce
 def _title(medians: Mapping[str, float], metric: str, noise: float | None) -> str:
     """Name the cells at both ends of the scale."""
     low, high = (f(medians, key=lambda name: medians[name]) for f in (min, max))
-    title = f"{metric} by layer and role: {_short(medians[low])} ({low}) to {_short(medians[high])} ({high})"
+    title = f"{words(metric)} by layer and role: {_short(medians[low])} ({low}) to {_short(medians[high])} ({high})"
     return title if noise is None else f"{title}; random matrices score {noise:.2f}"
 
 

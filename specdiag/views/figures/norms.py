@@ -17,8 +17,8 @@ from specdiag.views.figures.runs import Roles, role_lines, roles_with, run_capti
 from specdiag.views.figures.style import ReportFigure, new_figure, styled
 
 _PANELS = (
-    ("frobenius_norm", "Frobenius norm over its first", True),
-    ("spectral_norm", "largest singular value over its first", True),
+    ("frobenius_norm", "Frobenius norm, first step = 1", True),
+    ("spectral_norm", "largest singular value, first step = 1", True),
     ("stable_rank", "stable rank", False),
 )
 _COSINE = ("cos_update", "cosine of update and weights", False)

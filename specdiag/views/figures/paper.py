@@ -19,7 +19,7 @@ from specdiag.records import FAMILIES, ROLES, ModuleRecord, Role
 from specdiag.report import SpectralReport
 from specdiag.views.figures.axes import Panel, hide_inner
 from specdiag.views.figures.balance import types
-from specdiag.views.figures.decay import base, check_plan
+from specdiag.views.figures.decay import base, check_plan, spread
 from specdiag.views.figures.palette import ink_on, palette
 from specdiag.views.figures.scree import by_role, draw_curve, relative_singular_values
 from specdiag.views.figures.selection import check_report, column, few_of_each, null, value
@@ -33,6 +33,7 @@ from specdiag.views.figures.style import (
     styled,
 )
 
+_ORIGIN = "figures 1a, 1b and 2 of the AlphaDecay paper"
 _BY_LAYER_UP_TO = 24
 _ENDS = 2
 """Number of layers at either end that the paper colours."""
@@ -63,8 +64,8 @@ def paper(report: SpectralReport, plan: DecayPlan, other: SpectralReport | None 
     groups = by_role(report, drawn)
     columns = min(4, len(groups)) if len(groups) not in (5, 6) else 3
     rows = -(-len(groups) // columns)
-    caption = f"{report_caption(*reports, notes=tuple(notes))} · {plan_caption(plan)}"
-    figure = new_figure(12.5, 4.4 + 2.0 * rows, "The AlphaDecay paper's figures 1a, 1b and 2", caption, legend=True)
+    caption = f"{report_caption(*reports, notes=tuple(notes))} · {plan_caption(plan)} · {spread(plan)} · {_ORIGIN}"
+    figure = new_figure(12.5, 4.4 + 2.0 * rows, plan.headline, caption, legend=True)
     above, below = figure.add_gridspec(2, 1, height_ratios=[3.4, 2.0 * rows])
     upper, lower = above.subgridspec(1, 2, width_ratios=[1, 3]), below.subgridspec(rows, columns)
     _medians(figure.add_subplot(upper[0]), reports, roles, name, report_names(reports))
@@ -181,7 +182,7 @@ def _singular_values(grid: Sequence[Panel], report: SpectralReport, groups: dict
         panel.axes.set_ylim(0, 1.04)
         panel.axes.locator_params(axis="x", nbins=4)
         panel.axes.set_xlabel("rank" if panel.bottom else "")
-        panel.axes.set_ylabel("s / s max" if panel.left else "")
+        panel.axes.set_ylabel("singular value / largest" if panel.left else "")
     drawn = {line.get_color() for line in grid[0].axes.lines}
     for colour, what in (
         (first_colour, f"first {n} layers"),

@@ -105,7 +105,8 @@ def run_caption(trajectory: Trajectory, *notes: str) -> str:
         notes: what a figure adds.
     """
     steps = trajectory.steps
-    text = f"{trajectory.run}: {len(steps)} checkpoints, step {steps[0].step} to {steps[-1].step}, medians per role"
+    covered = f"{len(steps)} checkpoints, step {steps[0].step} to {steps[-1].step}"
+    text = f"{run_name(trajectory.run)}: {covered}, medians per role"
     left_out = f"{len(trajectory.dropped)} left out" if trajectory.dropped else ""
     return " · ".join(part for part in (text, left_out, *notes) if part)
 

@@ -74,7 +74,7 @@ def scree(
         log_axis(panel.axes.xaxis, 0.9, longest * 1.1, 4)
         log_axis(panel.axes.yaxis, smallest * 0.8, 1.2, 5)
         panel.axes.set_xlabel("rank" if panel.bottom else "")
-        panel.axes.set_ylabel("s / s max" if panel.left else "")
+        panel.axes.set_ylabel("singular value / largest" if panel.left else "")
     if len(set(numbers)) > 1:
         bar = figure.colorbar(
             ScalarMappable(norm, palette().layers), ax=[p.axes for p in grid], aspect=30, pad=0.02, label="layer"

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 
 from specdiag.records import FAMILIES, Family, Role
 from specdiag.text import checks
+from specdiag.text.words import words
 from specdiag.trajectories.records import TRACKED, Trajectory
 from specdiag.views.figures.direct import name_lines
 from specdiag.views.figures.palette import palette
@@ -49,7 +50,7 @@ def trajectory(trajectory: Trajectory, *, metric: str | None = None, roles: str 
     families: list[Family] = [family for family in FAMILIES if any(f == family for f, _ in chosen)]
     below = [name for name in ("loss", "balance_sd") if trajectory.series(name)]
     width = max(3.3 * max(len(families), len(below)) + 1.4, 6.4)
-    title = f"{run_name(trajectory.run)}: {metric} over the steps{_direction(metric)}"
+    title = f"{run_name(trajectory.run)}: {words(metric)} over the steps{_direction(metric)}"
     figure = new_figure(width, 3.3 + (2.2 if below else 0) + 0.9, title, run_caption(trajectory))
     parts = figure.subfigures(2 if below else 1, 1, squeeze=False, height_ratios=[3.3, 2.2] if below else None)[:, 0]
     upper = parts[0].subplots(1, len(families), squeeze=False, sharey=metric in _ACROSS_SHAPES)[0]
@@ -59,7 +60,7 @@ def trajectory(trajectory: Trajectory, *, metric: str | None = None, roles: str 
         _nulls(axes, trajectory, metric, members)
         axes.set_title(FAMILY_TITLES[family])
         step_axis(axes, trajectory)
-    upper[0].set_ylabel(metric)
+    upper[0].set_ylabel(words(metric))
     lower = parts[1].subplots(1, len(below), squeeze=False)[0] if below else ()
     for axes, name in zip(lower, below, strict=True):
         _of_the_run(axes, trajectory, name)
@@ -94,7 +95,7 @@ def _of_the_run(axes: Axes, trajectory: Trajectory, name: str) -> None:
         axes.plot(*zip(*evaluated, strict=True), color=palette().ink, linestyle=":", marker=".")
     titles = {
         "loss": "training loss" + (" (dotted: evaluated)" if evaluated else ""),
-        "balance_sd": "sd of square_alpha",
+        "balance_sd": "standard deviation of square_alpha",
     }
     axes.set_title(titles[name])
     step_axis(axes, trajectory)
