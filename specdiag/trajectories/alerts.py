@@ -24,7 +24,7 @@ class Alert(Record, frozen=True, kw_only=True):
     """A problem at one step of a run."""
 
     step: int
-    kind: Literal["nonfinite", "collapse", "norm", "scores", "rank", "channel"]
+    kind: Literal["nonfinite", "collapse", "norm", "scores", "rank", "channel", "update", "dead", "spike"]
     module: str
     """Key of the matrix; empty for the loss."""
     value: float | None

@@ -1,7 +1,9 @@
-"""Alerts on what blocks compute while they train: bounds of attention scores, rank of QK, channels of the stream.
+"""Alerts of a logged step: bounds of attention scores, rank of QK, channels of the stream, updates and norms.
 
-The thresholds are provisional: no run that failed was at hand. A limit lies above what four finished models have
-(SmolLM2, MiniLM, AntiBERTy, rxnfp: docs/alarms.md); a ratio is that of a change within one interval of the log.
+The thresholds are provisional. Those of updates and norms lie between healthy runs of one tiny model and runs that were
+spoilt on purpose (`benchmarks/instability.py`); for the others no run that failed was at hand. A limit lies above what
+four finished models have (SmolLM2, MiniLM, AntiBERTy, rxnfp: docs/alarms.md); a ratio is that of a change within one
+interval of the log.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ all ranks fell from 11 to between 1 and 3 within 70 steps (`specdiag train tiny-
 class _Rule:
     """Conditions of an alert on a number: it passes a limit or a multiple of it, or it changes by a ratio at once."""
 
-    kind: Literal["scores", "rank", "channel"]
+    kind: Literal["scores", "rank", "channel", "norm", "update", "dead"]
     ratio: float
     """Smallest relative change from one logged step to the next; below 1 for a number that falls."""
     floor: float
@@ -79,6 +81,23 @@ RULES = {
         "channel", 1.5, 1.3, 4.0, "the rows of the down projections, over their median, of",
         "activations of that channel can overflow float16 and spoil low-bit quantisation: lower the learning rate, or "
         "raise the weight decay",
+    ),
+    "update_ratio": _Rule(
+        "update", 15.0, 0.05, 0.5, "one step's update, over the norm of the weights, of",
+        "such a step replaces what the matrix has learnt: lower the learning rate, or warm up longer",
+    ),
+    "frobenius_norm": _Rule(
+        "norm", 4.0, 0.0, None, "the Frobenius norm of",
+        "look whether the loss rises, and lower the learning rate or raise the weight decay",
+    ),
+    "stable_rank": _Rule(
+        "rank", 0.5, 0.0, None, "the stable rank of",
+        "the matrix acts along fewer directions: look whether the loss stalls, and lower the learning rate",
+        _SETTLED,
+    ),
+    "weight_rms": _Rule(
+        "dead", 0.5, -1.0, None, "the RMS of the weights of",
+        "the matrix vanishes: look whether it still gets a gradient, and lower its weight decay",
     ),
 }  # fmt: skip
 """By metric. Finished models reach 1,900 in score bounds and 3.1 in channels; a fall of effective rank by half is

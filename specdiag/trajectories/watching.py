@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,8 @@ from specdiag.report import SpectralReport
 from specdiag.text import checks
 from specdiag.trajectories.alerts import Alert, alerts
 from specdiag.trajectories.function_alerts import logged_alerts
-from specdiag.trajectories.metric_log import LOG_NAME, NORMS_NAME, latest, read_log
+from specdiag.trajectories.loss_alerts import loss_alerts
+from specdiag.trajectories.metric_log import LOG_NAME, NORMS_NAME, RUN, latest, read_log
 from specdiag.trajectories.one_step import analyse_in_subprocess, read_step_in_subprocess
 from specdiag.trajectories.recorder import Recorder
 from specdiag.trajectories.records import DroppedStep, StepResult, Trajectory
@@ -181,16 +183,19 @@ def _observation(recorder: Recorder, result: StepResult | DroppedStep) -> Observ
     so_far = recorder.trajectory()
     if not isinstance(result, StepResult):
         return Observation(result, (), so_far)
-    return Observation(result, (*alerts(so_far, result.step), *_of_norm_watch(so_far, result.step)), so_far)
+    return Observation(result, (*alerts(so_far, result.step), *_of_logs(so_far, result.step)), so_far)
 
 
-def _of_norm_watch(run: Trajectory, step: int) -> list[Alert]:
-    """List the alerts of what a norm watch logged in the run since the step before."""
-    log = Path(run.run) / NORMS_NAME / LOG_NAME
-    if not log.is_file():
-        return []
-    earlier = [s.step for s in run.steps if s.step < step]
-    return logged_alerts(latest(read_log(log)), max(earlier, default=None), step)
+def _of_logs(run: Trajectory, step: int) -> list[Alert]:
+    """List the alerts of what a norm watch and `specdiag train` logged in the run since the step before."""
+    after = max((s.step for s in run.steps if s.step < step), default=None)
+    norms, own = Path(run.run) / NORMS_NAME / LOG_NAME, Path(run.run) / LOG_NAME
+    found = logged_alerts(latest(read_log(norms)), after, step) if norms.is_file() else []
+    if own.is_file():
+        rows = [row for row in latest(read_log(own)) if (row.metric, row.module) == ("loss", RUN)]
+        losses = [(row.step, math.nan if row.value is None else row.value) for row in rows]
+        found += [alert for alert in loss_alerts(losses, after, step) if alert.kind == "spike"]
+    return found
 
 
 def _if_present(identify: Callable[[], str]) -> str | None:

@@ -91,7 +91,8 @@ def test_a_short_healthy_run_raises_none_and_a_planted_growth_does(tmp_path, cap
     with torch.no_grad():
         attention.q_proj.weight[16:32] *= 400
         mlp.down_proj.weight[5] *= 10
-    scores, channel = train(8, 9)
+    norm, scores, channel = train(8, 9)
+    assert (norm.kind, norm.module) == ("norm", "model.layers.0.self_attn.q_proj.weight")
     assert (scores.kind, scores.step, scores.module) == ("scores", 8, HEAD)
     assert scores.message.startswith(f"the bound of the attention scores of {HEAD} went from ")
     assert " at step 6 to " in scores.message
@@ -99,7 +100,7 @@ def test_a_short_healthy_run_raises_none_and_a_planted_growth_does(tmp_path, cap
     assert "lower the learning rate" in scores.message
     assert channel.kind == "channel"
     assert "of channel 5 of the residual stream went from 1." in channel.message
-    assert [r.getMessage() for r in caplog.records] == [f"step 8: {a.message}" for a in (scores, channel)]
+    assert [r.getMessage() for r in caplog.records] == [f"step 8: {a.message}" for a in (norm, scores, channel)]
     assert train(9, 13) == []
     with torch.no_grad():  # one direction is left of the queries of a head
         u, s, v = torch.linalg.svd(attention.q_proj.weight[:16])
@@ -110,9 +111,9 @@ def test_a_short_healthy_run_raises_none_and_a_planted_growth_does(tmp_path, cap
     assert rank.value < 1.1
     assert "the stable rank of QK of" in rank.message
     rows = latest(read_log(tmp_path / "specdiag_norms" / "specdiag_log.jsonl"))
-    assert logged_alerts(rows, None, 14) == [scores, channel, rank]
+    assert logged_alerts(rows, None, 14) == [norm, scores, channel, rank]
     assert logged_alerts(rows, 8, 14) == [rank]
-    assert logged_alerts(rows, None, 8) == [scores, channel]
+    assert logged_alerts(rows, None, 8) == [norm, scores, channel]
 
 
 @pytest.mark.parametrize(
@@ -129,6 +130,14 @@ def test_a_short_healthy_run_raises_none_and_a_planted_growth_does(tmp_path, cap
         pytest.param("qk_stable_rank", (11.3, 1.2, 1.5, 1.6, 1.6), [], id="rank falls at the first logged step"),
         pytest.param("channel_size", (1.05, 1.25, 1.8, 2.6, 3.1), [], id="channels grow as in finished models"),
         pytest.param("channel_size", (1.1, 1.7), [1], id="a channel leaps"),
+        pytest.param("update_ratio", (0.008, 0.066, 0.071, 0.027, 0.062), [], id="updates of a healthy run"),
+        pytest.param("update_ratio", (0.027, 0.047, 1.17, 0.12), [2], id="an update replaces the matrix"),
+        pytest.param("update_ratio", (0.01, 0.2), [1], id="an update is many times as large at once"),
+        pytest.param("frobenius_norm", (4, 6, 8, 9, 10), [], id="a norm grows as in a healthy run"),
+        pytest.param("frobenius_norm", (4, 32), [1], id="a norm leaps"),
+        pytest.param("weight_rms", (0.02, 0.019, 0.0, 0.0), [2], id="a matrix vanishes"),
+        pytest.param("stable_rank", (20, 7, 1.7, 0.9), [], id="stable rank falls while a run begins"),
+        pytest.param("stable_rank", (20, 20, 19, 20, 20, 9), [5], id="a settled stable rank halves at once"),
         pytest.param("channel_size", (3.9, 4.1, 4.2), [1], id="a channel passes the limit"),
     ],
 )
@@ -159,7 +168,7 @@ def test_alerts_go_on_where_a_run_resumes():
     again, fresh = watched(model), watched(model)
     again.load_state_dict(state)
     take(model, again, 1)
-    assert [alert.message.count(" at step 0 to ") for alert in again.alerts] == [1]
+    assert [alert.message.count(" at step 0 to ") for alert in again.alerts] == [1, 1]
     take(model, fresh, 1)
     assert [alert.message.count(" is ") for alert in fresh.alerts] == [1]
 

@@ -77,7 +77,8 @@ class NormWatch:
             include: globs on names; only these matrices.
             exclude: globs on names; not these matrices.
             roles: only matrices of these roles.
-            alerts: watch scores, QK and channels too, of heads and MLPs whose matrices are all among those.
+            alerts: raise alerts, and watch scores, QK and channels too, of heads and MLPs whose matrices are all among
+                those.
 
         Raises:
             UsageError: an option makes no sense, the optimizer or the model cannot be watched, or `out` cannot be made.
@@ -96,6 +97,7 @@ class NormWatch:
         self._matrices = watched_matrices(model, set(groups), include=include, exclude=exclude, roles=roles)
         self._every = every
         self._figures: BlockFigures | None = None
+        self._raises = alerts
         if checks.flag("alerts", alerts):
             self._figures = BlockFigures(model, {matrix.key for matrix in self._matrices})
         self.notes: tuple[str, ...] = () if self._figures is None else self._figures.notes
@@ -262,8 +264,8 @@ class NormWatch:
         blocks = self._of_blocks or []
         rows = [*layer_means(self._step, self._matrices, self._entries), *self._entries, *blocks]
         self.latest, self._entries, self._of_blocks = tuple(rows), [], None
-        self.alerts = tuple(function_alerts(self._last_values, blocks))
-        self._last_values |= latest_values(self._last_values, blocks)
+        self.alerts = tuple(function_alerts(self._last_values, rows)) if self._raises else ()
+        self._last_values |= latest_values(self._last_values, rows)
         for alert in self.alerts:
             _log.warning("step %d: %s", alert.step, alert.message)
         if self._log is not None:

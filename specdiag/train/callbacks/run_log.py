@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from collections.abc import Callable, Generator, Mapping
@@ -23,8 +24,10 @@ from specdiag.live.parameters import live_parameters, untied
 from specdiag.system import interrupts
 from specdiag.train.callbacks.live_rules import LIVE_RULES, LiveRuleCallback
 from specdiag.train.ranks import any_rank
+from specdiag.trajectories.loss_alerts import LossWatch
 from specdiag.trajectories.metric_log import LOG_NAME, RUN, append_log, entry
 
+_log = logging.getLogger("specdiag")
 Decays = Mapping[str, float]
 """Weight decay that the optimizer uses, by Parameter."""
 
@@ -63,12 +66,16 @@ class RunLogCallback(TrainerCallback):
         self._path, self._on_first, self._on_log = run / LOG_NAME, on_first, on_log
         self._live = rule if isinstance(rule, LiveRuleCallback) else None
         self._last: Decays = {}
+        self._losses = LossWatch()
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Add a hook after the decay's own, and use the intervals of this run instead of those in the state."""
         state.compute_steps(args, state.max_steps)
+        for logged in state.log_history:  # of the run before it was interrupted
+            if "loss" in logged:
+                self._losses.observe(int(logged["step"]), float(logged["loss"]))
         own_rule = None if self._live is None else type(self._live).__name__
         for kind in LIVE_RULES:  # else the next resume would load the state of an earlier rule
             if kind.__name__ != own_rule:
@@ -96,6 +103,9 @@ class RunLogCallback(TrainerCallback):
         if logs is None or "loss" not in logs or not state.is_world_process_zero:
             return
         append_log(self._path, [entry(state.global_step, RUN, "loss", logs["loss"])])
+        alert = self._losses.observe(state.global_step, logs["loss"])
+        if alert is not None and alert.kind == "spike":  # a loss that is not finite has its own sentence
+            _log.warning("step %d: %s", alert.step, alert.message)
         decay = None if self._live is None else self._live.decay
         ratios = [] if decay is None else list(decay.ratios.values())
         alphas = [a for a in getattr(decay, "alphas", {}).values() if a is not None]
