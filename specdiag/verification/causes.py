@@ -32,7 +32,7 @@ SENTENCES: dict[Cause, str] = {
     "added": "there are tensors that the first model does not have",
     "lost by the adapter": "the adapter lacks what its settings promise",
     "tied table": "an update was added to embedding and head alike",
-    "no update": "the adapter changes nothing: its updates are zero",
+    "no update": "the adapter changes nothing: its updates are zero, or vanish in float32",
     "below the rounding": "the update is smaller than the rounding of the storage",
 }
 
