@@ -23,7 +23,9 @@ def half_precision(state, config, rng):
 
 
 def large_but_not_the_largest(state, config, rng):
+    """It is no value at the end of its type, and is named for its size alone."""
     state["model.norm.weight"][0] = np.nextafter(np.finfo("f4").max, np.float32(0))
+    return {("large", "model.norm.weight")}
 
 
 def nearly_zero(state, config, rng):
