@@ -18,9 +18,12 @@ from study_design import (
     HEADLINE_SIZES,
     TEST_SEEDS,
     TUNING_SEEDS,
+    TUNING_TOTAL,
 )
 from study_order import chosen_lr, chosen_total, tested
 from study_statistics import N_INTERVALS, Difference, difference, merged, share_of_shape
+
+from specdiag.text.counts import counted
 
 FIGURE = Path(__file__).resolve().parents[1] / "docs" / "figures" / "study.png"
 _COMMAND = "python benchmarks/study.py --docs"
@@ -54,10 +57,12 @@ def _size(runs: Runs, size: str) -> list[str]:
         return []
     hours = sum(each["seconds"] for each in own) / 3600
     head = (
-        f"### {size}: {own[0]['parameters']:,} weights, {own[0]['steps']:,} steps, {len(own)} runs in {hours:.1f} hours"
+        f"### {size}: {own[0]['parameters']:,} weights, {own[0]['steps']:,} steps, {counted(len(own), 'run')} so far, "
+        f"{hours:.1f} hours"
     )
     return [
         head,
+        _rates(runs, size),
         answers(runs, size),
         _tuning(runs, size),
         _arms(runs, size),
@@ -94,6 +99,21 @@ def differences(runs: Runs, size: str) -> dict[str, Difference]:
 
 def _told(found: Difference) -> str:
     return f"{found.mean:+.4f} ± {found.half:.4f}"
+
+
+def _rates(runs: Runs, size: str) -> str:
+    losses = _losses(runs)
+    grid = {
+        each["cell"]["lr"]: losses[key]
+        for key, each in runs.items()
+        if (each["cell"]["size"], each["cell"]["arm"], each["cell"]["seed"]) == (size, BEST_UNIFORM, TUNING_SEEDS[0])
+        and each["cell"]["total"] == TUNING_TOTAL
+    }
+    best = chosen_lr(size, losses).value
+    told = ", ".join(
+        f"{'**' if lr == best else ''}{lr:g}: {grid[lr]:.4f}{'**' if lr == best else ''}" for lr in sorted(grid)
+    )
+    return f"Held-out loss by peak lr, uniform decay, seed {TUNING_SEEDS[0]}: {told}." if grid else ""
 
 
 def _tuning(runs: Runs, size: str) -> str:
