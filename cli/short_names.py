@@ -14,6 +14,7 @@ from rich.cells import cell_len
 
 _PART = re.compile(r"(?=[./\[])")
 _GAP = "…"
+_SUFFIXES = ("weight", "bias")
 _MOST = 32
 """Kinds of parts that are tried: the names of a model have a dozen."""
 
@@ -32,7 +33,8 @@ def shorten(names: Sequence[str], width: int, gap: str = _GAP) -> list[str]:
     parts = [_PART.split(name) for name in names]
     kinds = [{_bare(part) for part in name} for name in parts]
     counts = Counter(kind for held in kinds for kind in held if kind and not kind.isdigit())
-    shared = [kind for kind, n in counts.most_common(_MOST) if n >= min(2, len(names))]
+    last = {_last(name) for name in parts}
+    shared = [kind for kind, _ in counts.most_common(_MOST) if kind not in last]
     edge = {kind: min(_to_the_edge(name, kind) for name in parts) for kind in shared}
     gone: set[str] = set()
     short = list(names)
@@ -47,6 +49,12 @@ def shorten(names: Sequence[str], width: int, gap: str = _GAP) -> list[str]:
     cut = cut if _as_many(cut, names) else short
     whole = [name if cell_len(name) <= width else less for name, less in zip(names, cut, strict=True)]
     return whole if _as_many(whole, names) else cut
+
+
+def _last(parts: Sequence[str]) -> str:
+    """Return the last part that says what a tensor is: the role of a matrix stays in its name."""
+    told = [bare for part in parts if (bare := _bare(part)) and bare not in _SUFFIXES]
+    return told[-1] if told else ""
 
 
 def _to_the_edge(parts: Sequence[str], kind: str) -> int:

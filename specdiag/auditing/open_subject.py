@@ -86,8 +86,10 @@ def open_subject(
         if not any(defect.kind == "rank" for defect in checkpoint.defects):
             raise
     needed = any(checks[check].enabled for check in CHECKS)
-    is_whole = not any(analysis.get(option) for option in _SELECTING)
-    with reference.compared(checkpoint, asked=reference_model and needed and is_whole) as comparison:
+    left_out = None if reference_model and needed else "the comparison with transformers' own model is switched off"
+    if any(analysis.get(option) for option in _SELECTING):
+        left_out = "missing tensors are not looked for in a selection of the matrices"
+    with reference.compared(checkpoint, left_out=left_out) as comparison:
         report = _analyzed(checkpoint, computing, progress)
         found, directions = _alarms(checkpoint, report) if alarms else (None, {})
         small_tensors = None if isinstance(source, Checkpoint) else others(checkpoint)

@@ -45,18 +45,18 @@ _decode_trial = json_decoder(Trial)
 
 
 @contextmanager
-def compared(checkpoint: Checkpoint, *, asked: bool) -> Generator[Pending]:
+def compared(checkpoint: Checkpoint, *, left_out: str | None) -> Generator[Pending]:
     """Compare the names and shapes of a checkpoint with transformers' own model, beside what is done in the meantime.
 
     Args:
         checkpoint: its tensors are listed; no values are read.
-        asked: False to leave it out.
+        left_out: why it is not made; None to make it.
 
     Yields:
         The comparison; its `answer` waits for it.
     """
     tensors = () if checkpoint.stored is None else checkpoint.stored
-    reason = _refusal(checkpoint, tensors) if asked else "the comparison with transformers' own model is switched off"
+    reason = left_out or _refusal(checkpoint, tensors)
     shapes = {t.name: t.shape for t in tensors if t.reason != SCALE}
     if reason is None:
         reason = refusal(checkpoint.config, shapes)
