@@ -223,7 +223,7 @@ def test_addresses_are_no_paths(tmp_path: Path) -> None:
     done = python(code.replace("https://huggingface.co", nowhere["HF_ENDPOINT"]), env=nowhere)
     lines = done.stdout.splitlines()
     assert [line.partition(" ")[0] for line in lines] == ["SourceError"] * 6
-    assert [" path" in line for line in lines] == [True, False, False, False, False, False]
+    assert [" path" in line for line in lines] == [True, True, False, False, False, False]
     assert lines[2].startswith("SourceError http://127.0.0.1:9 cannot be reached for org/name@main, ")
 
 
