@@ -17,7 +17,7 @@ from specdiag.spectra.live_alpha import Basis, null_of
 
 
 class Stepped(Protocol):
-    """A rule that is told of each step."""
+    """Protocol of rules whose `step` is called before each step of the optimizer."""
 
     def step(self, global_step: int) -> None:
         """Update the ratios; called before each step of the optimizer."""

@@ -22,7 +22,7 @@ REMEASURED = 20
 MARGIN = 0.010
 """Nats a token below which a difference counts as none: ln(22.99/22.76), AlphaDecay's own gain at 135 M (table 2)."""
 CONFIDENCE = 0.95
-"""Of all headline intervals together (Bonferroni)."""
+"""Probability that all headline intervals hold together (Bonferroni)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from study_design import (
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One run.
+    """Setting of a run.
 
     Attributes:
         size: name of a size.

@@ -1,4 +1,4 @@
-"""One run of benchmarks/study.py: trains an arm, measures its weights, and continues where it was stopped."""
+"""Runs of benchmarks/study.py: each trains an arm, measures its weights, and continues where it was stopped."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """What the interval says, in the words that docs/study.md fixed."""
+        """Answer that the interval gives, in the words that docs/study.md fixed."""
         low, high = self.mean - self.half, self.mean + self.half
         if high < 0:
             return "better"

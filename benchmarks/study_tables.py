@@ -73,7 +73,7 @@ def _size(runs: Runs, size: str) -> list[str]:
 
 
 def answers(runs: Runs, size: str) -> str:
-    """One line for each hypothesis."""
+    """Give a row for each hypothesis that has enough seeds."""
     rows = []
     for name, arm, rival, question in COMPARISONS:
         found = difference(_losses(runs), size, arm, rival, intervals=N_INTERVALS)
