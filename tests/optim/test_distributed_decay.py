@@ -1,10 +1,13 @@
 """AlphaDecay on two ranks: the work is shared and every rank has the same bits."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from several_ranks import run_ranks
+
+from specdiag.optim.rules import replicas
 
 WORKER = """
 import json, sys
@@ -163,3 +166,15 @@ def test_shards_decay_as_whole_weights_do(ranks, name):
 
 def test_ranks_of_different_modules_are_refused(ranks):
     assert all("different modules (pipeline or expert parallelism)" in rank["refused"] for rank in ranks)
+
+
+def test_a_parameter_of_several_matrices_is_gathered_once(monkeypatch):
+    """Stacked experts are measured over many rounds."""
+    gathered = []
+    monkeypatch.setattr(replicas, "gather", lambda parameter, ranks: gathered.append(parameter) or parameter)
+    experts, other = torch.nn.Parameter(torch.randn(3, 4, 4)), torch.nn.Parameter(torch.randn(4, 4))
+    matrices = [SimpleNamespace(parameter=experts, cut=lambda whole, i=i: whole[i]) for i in range(3)]
+    matrices.append(SimpleNamespace(parameter=other, cut=lambda whole: whole))
+    cuts = list(replicas.Replicas(matrices).cuts([[0], [1], [2], [3]]))
+    assert [id(parameter) for parameter in gathered] == [id(experts), id(other)]
+    assert all(cuts[i][i].equal(experts[i]) for i in range(3))

@@ -73,16 +73,19 @@ class Replicas:
         Yields:
             For each round the matrices of this rank, by index.
         """
+        needed: dict[nn.Parameter, set[int]] = {}
         for members in rounds:
-            owners: dict[nn.Parameter, list[int]] = {}
             for rank, index in enumerate(members):
-                owners.setdefault(self._matrices[index].parameter, []).append(rank)
+                needed.setdefault(self._matrices[index].parameter, set()).add(self._global(rank))
+        parameter, whole = None, None
+        for members in rounds:
             own: dict[int, torch.Tensor] = {}
-            for parameter, ranks in owners.items():
-                whole = gather(parameter, [self._global(rank) for rank in ranks])
-                if whole is not None and self._rank in ranks:
-                    index = members[self._rank]
-                    own[index] = self._matrices[index].cut(whole)
+            for rank, index in enumerate(members):
+                matrix = self._matrices[index]
+                if matrix.parameter is not parameter:
+                    parameter, whole = matrix.parameter, gather(matrix.parameter, needed[matrix.parameter])
+                if rank == self._rank and whole is not None:
+                    own[index] = matrix.cut(whole)
             yield own
 
     def shared(self, rounds: Sequence[Sequence[int]], mine: dict[int, float | None]) -> dict[int, float | None]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from specdiag.errors import SourceError
 from specdiag.files import json_decoder, read_whole, write_atomically
 from specdiag.records import Record
+from specdiag.trajectories.loss_alerts import DEVIATIONS, FIRST, WINDOW
 
 OUTCOME = "specdiag_outcome.json"
 LOSS = "loss"
@@ -21,7 +22,6 @@ SCHEMA = 1
 _AGAIN = "delete it, and continue the run to write it anew"
 _MOST = 1e100
 """Largest figure that is accepted: above any float32 loss, and small enough that means do not overflow."""
-_WINDOW, _DEVIATIONS = 1000, 7.0
 
 
 class Outcome(Record, frozen=True, kw_only=True):
@@ -127,8 +127,8 @@ def spike_share(losses: Sequence[float]) -> float | None:
         return None
     values = np.asarray(losses, dtype=np.float64)
     spikes = 0
-    for i in range(10, len(values)):
-        window = values[max(0, i - _WINDOW) : i]
+    for i in range(FIRST, len(values)):
+        window = values[max(0, i - WINDOW) : i]
         window = window[np.isfinite(window)]
         finite = bool(np.isfinite(values[i]))
         spikes += not finite or (len(window) > 0 and _stands_out(values[i], window))
@@ -136,4 +136,4 @@ def spike_share(losses: Sequence[float]) -> float | None:
 
 
 def _stands_out(value: float, window: NDArray[np.float64]) -> bool:
-    return bool(abs(value - window.mean()) >= _DEVIATIONS * window.std())
+    return bool(abs(value - window.mean()) >= DEVIATIONS * window.std())
