@@ -9,6 +9,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 import pages
+from study_answer import answer, hypotheses, told
 from study_design import (
     ARMS,
     BEST_UNIFORM,
@@ -26,25 +27,25 @@ from study_statistics import N_INTERVALS, Difference, difference, merged, share_
 from specdiag.text.counts import counted
 
 FIGURE = Path(__file__).resolve().parents[1] / "docs" / "figures" / "study.png"
+_FIGURE_TEXT = "![Held-out loss of each arm less that of the best uniform decay, with intervals]"
 _COMMAND = "python benchmarks/study.py --docs"
-_ENOUGH = 3
-"""Seeds from which an interval is shown."""
 Runs = Mapping[str, Mapping[str, Any]]
 
 
 def update_docs(page: Path, runs: Runs, source: Path, *, check: bool) -> int:
     """Put the results into docs/study.md. Returns an exit code."""
-    sizes = [size for size in HEADLINE_SIZES if any(each["cell"]["size"] == size for each in runs.values())]
-    sections = {"study": summary(runs, sizes) if sizes else "No run has been made yet."}
-    code = pages.update(page, sections, source, _COMMAND, check=check)
-    if not check and any(differences(runs, size) for size in sizes):
-        draw(runs, sizes)
+    drawn = [size for size in HEADLINE_SIZES if differences(runs, size)]
+    text = summary(runs, HEADLINE_SIZES, f"{_FIGURE_TEXT}(figures/{FIGURE.name})" if drawn else "")
+    code = pages.update(page, {"study": text}, source, _COMMAND, check=check)
+    if drawn and not check:
+        draw(runs, drawn)
     return code
 
 
-def summary(runs: Runs, sizes: Sequence[str]) -> str:
-    """Everything that is known so far."""
-    return "\n\n".join(part for size in sizes for part in _size(runs, size) if part) or "No run has been made yet."
+def summary(runs: Runs, sizes: Sequence[str], figure: str = "") -> str:
+    """Give the answer, a figure, then what is known of each size."""
+    parts = [part for size in sizes for part in _size(runs, size)]
+    return "\n\n".join(part for part in (answer(_losses(runs), sizes), figure, *parts) if part)
 
 
 def _losses(runs: Runs) -> dict[str, float]:
@@ -75,11 +76,11 @@ def _size(runs: Runs, size: str) -> list[str]:
 def answers(runs: Runs, size: str) -> str:
     """Give a row for each hypothesis that has enough seeds."""
     rows = []
-    for name, arm, rival, question in COMPARISONS:
-        found = difference(_losses(runs), size, arm, rival, intervals=N_INTERVALS)
-        if found is None or len(found.values) < _ENOUGH:
-            continue
-        rows.append([name, question, _told(found), str(len(found.values)), f"{found.seen:.4f}", f"**{found.verdict}**"])
+    found = hypotheses(_losses(runs), size)
+    for name, _, _, question in COMPARISONS:
+        if name in found:
+            each = found[name]
+            rows.append([name, question, told(each), str(len(each.values)), f"{each.seen:.4f}", f"**{each.verdict}**"])
     if not rows:
         return ""
     head = ["", "question", "nats a token (95 % together)", "seeds", "found with probability 0.8", "answer"]
@@ -97,10 +98,6 @@ def differences(runs: Runs, size: str) -> dict[str, Difference]:
     return {name: each for name, each in found.items() if each is not None and len(each.values) >= 2}
 
 
-def _told(found: Difference) -> str:
-    return f"{found.mean:+.4f} ± {found.half:.4f}"
-
-
 def _rates(runs: Runs, size: str) -> str:
     losses = _losses(runs)
     grid = {
@@ -110,10 +107,10 @@ def _rates(runs: Runs, size: str) -> str:
         and each["cell"]["total"] == TUNING_TOTAL
     }
     best = chosen_lr(size, losses).value
-    told = ", ".join(
+    listed = ", ".join(
         f"{'**' if lr == best else ''}{lr:g}: {grid[lr]:.4f}{'**' if lr == best else ''}" for lr in sorted(grid)
     )
-    return f"Held-out loss by peak lr, uniform decay, seed {TUNING_SEEDS[0]}: {told}." if grid else ""
+    return f"Held-out loss by peak lr, uniform decay, seed {TUNING_SEEDS[0]}: {listed}." if grid else ""
 
 
 def _tuning(runs: Runs, size: str) -> str:
@@ -129,11 +126,11 @@ def _tuning(runs: Runs, size: str) -> str:
         if not cells or lr is None:
             continue
         best = chosen_total(size, losses, name, lr).value
-        told = ", ".join(
+        listed = ", ".join(
             f"{'**' if total == best else ''}{total:g}: {fmean(cells[total]):.4f}{'**' if total == best else ''}"
             for total in sorted(cells)
         )
-        rows.append([ARMS[name].title, told])
+        rows.append([ARMS[name].title, listed])
     if not rows:
         return ""
     return f"Chosen on seeds {' and '.join(map(str, TUNING_SEEDS))}, lr {lr:g}:\n\n" + pages.table(
@@ -149,7 +146,7 @@ def _arms(runs: Runs, size: str) -> str:
         if not ended:
             continue
         spread = f" ± {stdev(ended):.4f}" if len(ended) > 1 else ""
-        apart = _told(found[name]) if name in found else ""
+        apart = told(found[name]) if name in found else ""
         label = f"{arm.title} (exploratory)" if name in EXPLORATORY else arm.title
         rows.append([label, f"{fmean(ended):.4f}{spread}", str(len(ended)), apart])
     return pages.table(["arm", "held-out loss", "seeds", "against the best uniform decay"], rows) if rows else ""
@@ -207,7 +204,7 @@ def _roles(runs: Runs, size: str) -> str:
     for name in named:
         role = name.partition(" ")[0]
         own = [values for key, values in matrices.items() if f".{role}_proj." in key]
-        rows.append([role, f"{fmean(v[0] for v in own):.3f}", f"{fmean(v[1] for v in own):.3f}", _told(found[name])])
+        rows.append([role, f"{fmean(v[0] for v in own):.3f}", f"{fmean(v[1] for v in own):.3f}", told(found[name])])
     head = ["role", "alpha", "square_alpha", "loss with three times its decay, less that without"]
     return "Does an exponent tell which module bears more decay? (exploratory)\n\n" + pages.table(head, rows)
 
@@ -217,19 +214,26 @@ def draw(runs: Runs, sizes: Sequence[str]) -> None:
     from matplotlib.figure import Figure
     from study_design import MARGIN
 
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots(1, len(sizes), squeeze=False, sharey=False)[0]
+    found = {size: differences(runs, size) for size in sizes}
+    names = [name for name in ARMS if any(name in each for each in found.values())][::-1]
+    figure = Figure(figsize=(9, 1.6 + 0.23 * len(names)), layout="constrained")
+    axes = figure.subplots(1, len(sizes), squeeze=False, sharey=True)[0]
     for axis, size in zip(axes, sizes, strict=True):
-        found = differences(runs, size)
-        names = list(found)[::-1]
         axis.axvspan(-MARGIN, MARGIN, color="0.9", zorder=0)
         axis.axvline(0, color="0.4", linewidth=1)
-        for y, name in enumerate(names):
-            each = found[name]
-            colour, marker = ("C0", "o") if name in HEADLINE else ("0.5", "s")
-            axis.errorbar(each.mean, y, xerr=each.half, fmt=marker, color=colour, capsize=3)
-        axis.set_yticks(range(len(names)), [ARMS[name].title for name in names], fontsize=8)
+        reach = 2 * MARGIN
+        for name, each in found[size].items():
+            decides = name in HEADLINE
+            reach = max(reach, abs(each.mean) + (each.half if decides else MARGIN))
+            colour, marker = ("C0", "o") if decides else ("0.5", "s")
+            axis.errorbar(each.mean, names.index(name), xerr=each.half, fmt=marker, color=colour, capsize=3)
+        axis.set_xlim(-1.05 * reach, 1.05 * reach)
         axis.set_title(f"{size} weights", loc="left", fontsize=10)
-        axis.set_xlabel("held-out loss less that of the best uniform decay, nats a token")
+    axes[0].set_yticks(range(len(names)), [ARMS[name].title for name in names], fontsize=8)
+    figure.supxlabel(
+        "held-out loss less that of the best uniform decay, nats a token (left is better)\n"
+        f"blue: headline, 95 % together; grey: exploratory, 95 % each; band: ±{MARGIN:g}",
+        fontsize=9,
+    )
     FIGURE.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(FIGURE, dpi=120)

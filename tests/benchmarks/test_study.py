@@ -15,9 +15,17 @@ from scipy.stats import t
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "benchmarks"))
-study, design, order, runs, statistics, tables = (
+study, design, order, runs, statistics, tables, answers = (
     importlib.import_module(name)
-    for name in ("study", "study_design", "study_order", "study_run", "study_statistics", "study_tables")
+    for name in (
+        "study",
+        "study_design",
+        "study_order",
+        "study_run",
+        "study_statistics",
+        "study_tables",
+        "study_answer",
+    )
 )
 
 
@@ -215,6 +223,40 @@ def test_other_data_is_refused(task):
     entry = {"cell": {"size": "tiny"}, "data": "another", "loss": 1.0}
     with pytest.raises(SystemExit, match="of data another"):
         study.check_data({"k": entry}, {"tiny": task})
+
+
+def invented(size, gain):
+    """All losses of the headline at a size, where arms differ by these gains, and a little by seed."""
+    known = {}
+    while due := order.due(size, known, explore=False):
+        c = due[0]
+        known[c.key] = (
+            1.5 + 0.1 * abs(math.log2(c.total / 4)) + gain.get(c.arm, 0.0) + 0.0001 * (c.seed % 3) * len(c.arm)
+        )
+    return known
+
+
+def test_the_answer_names_the_sizes_at_which_it_holds():
+    helped = {"preserved": -0.03, "alphadecay": -0.02, "null": -0.01, "reversed": 0.02}
+    losses = invented("0.3m", helped)
+    text = answers.answer(losses, ("0.3m", "1m"))
+    assert text.startswith(
+        "**AlphaDecay as published helps at 0.3m. The exponents help at 0.3m. "
+        "The runs of the headline are incomplete at 1m.**"
+    )
+    assert "- H4, 0.3m: AlphaDecay at the same total decay ends below its reverse: -0.0499" in text
+    losses |= invented("1m", {"preserved": -0.03, "null": -0.03})
+    assert answers.answer(losses, ("0.3m", "1m")).startswith(
+        "**AlphaDecay as published helps at 0.3m. The exponents help at 0.3m.**"
+    )
+
+
+def test_the_answer_says_that_nothing_is_shown():
+    text = answers.answer(invented("0.3m", {"alphadecay": 0.05}), ("0.3m",))
+    assert text.startswith("**AlphaDecay as published is not shown to help at 0.3m. The exponents are not shown")
+    assert "- H1, 0.3m: AlphaDecay as published ends above the best uniform decay: +0.05" in text
+    assert "differ by less than 0.01 nats a token" in text
+    assert answers.answer({}, ("0.3m",)) == "**The runs of the headline are incomplete at 0.3m.**"
 
 
 def test_the_page_says_what_invented_runs_hold(tmp_path):
