@@ -65,7 +65,10 @@ def audit(
     thresholds: Annotated[
         Path | None,
         typer.Option(
-            "--thresholds", metavar="FILE", help="TOML file that changes checks.", rich_help_panel=options.THRESHOLDS
+            "--thresholds",
+            metavar="FILE",
+            help="TOML file that changes checks: limits, severities, modules to ignore (with a reason).",
+            rich_help_panel=options.THRESHOLDS,
         ),
     ] = None,
     fail_on: Annotated[

@@ -14,6 +14,7 @@ from specdiag.analysis.options import AnalysisArguments
 from specdiag.auditing import decay, dispatch
 from specdiag.auditing.baselines import KeptBaseline, open_baseline
 from specdiag.auditing.direction_file import check_target, write_directions
+from specdiag.auditing.excuses import excuse
 from specdiag.auditing.identity import CHECK, compare_with_baseline
 from specdiag.auditing.open_subject import open_subject
 from specdiag.auditing.records import NO_CONFIG, SEVERITIES, AuditReport, AuditVerdict, Coverage, Finding
@@ -138,7 +139,8 @@ def audit(
     observed = dispatch.observe(subject, (check for check in checks.values() if check.id not in not_checked))
     place = {check: i for i, check in enumerate(checks)}
     found = (placed(finding, subject.files) for finding in findings(observed, checks))
-    faults = sorted(found, key=lambda f: (SEVERITIES.index(f.severity), place[f.check]))
+    counting, excused = excuse(found, checks)
+    faults = sorted(counting, key=lambda f: (SEVERITIES.index(f.severity), place[f.check]))
     counts = Counter(f.severity for f in faults)
     if save_directions is not None:
         write_directions(checking.path("save_directions", save_directions), faults, directions, str(report.source))
@@ -158,6 +160,7 @@ def audit(
             names_alone=_names_alone(subject),
             own_code="auto_map" in subject.config,
             notes=tuple(note for note in report.provenance.notes if note != report.source.unread),
+            excused=excused,
         ),
         decay=answer,
         tokens=subject.tokens or (),

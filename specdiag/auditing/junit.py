@@ -58,6 +58,8 @@ def _cases(audit: AuditReport, source: str, fail_on: Severity) -> Iterable[Eleme
             SubElement(case, "skipped", message=printable(reason))
         elif group := groups.get(check):
             _tell(case, group, fail_on)
+        if told := [wording.excuse(e) for e in audit.coverage.excused if e.check == check and e.findings]:
+            SubElement(case, "system-out").text = "\n".join(told)
         yield case
 
 

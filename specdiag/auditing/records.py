@@ -46,8 +46,18 @@ class Finding(Record, frozen=True, kw_only=True):
     """Action to take."""
 
 
+class Excused(Record, frozen=True, kw_only=True):
+    """The findings that `ignore` in a file of thresholds takes from the verdict."""
+
+    check: str
+    pattern: str
+    reason: str
+    findings: tuple[Finding, ...] = ()
+    """None where the pattern matched no finding."""
+
+
 class Coverage(Record, frozen=True, kw_only=True):
-    """Checks that ran, and those that did not."""
+    """Checks that ran, those that did not, and findings that were excused."""
 
     n_tensors: int
     n_matrices: int
@@ -65,6 +75,8 @@ class Coverage(Record, frozen=True, kw_only=True):
     """True where the repository brings code of its own (auto_map), which was not looked at."""
     notes: tuple[str, ...] = ()
     """Remarks from reading the checkpoint."""
+    excused: tuple[Excused, ...] = ()
+    """Entries, by pattern of `ignore`."""
 
 
 class DecayAnswer(Record, frozen=True, kw_only=True):

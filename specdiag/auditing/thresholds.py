@@ -65,6 +65,8 @@ class Check(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     origin: str
     """Where metric and threshold come from."""
     enabled: bool = True
+    ignore: dict[str, str] = {}
+    """Globs of modules whose findings do not count, each with its reason."""
 
 
 class Override(Struct, frozen=True, forbid_unknown_fields=True):
@@ -74,6 +76,7 @@ class Override(Struct, frozen=True, forbid_unknown_fields=True):
     severity: Severity | None = None
     enabled: bool | None = None
     at_least: int | None = None
+    ignore: dict[str, str] | None = None
 
 
 class _File(Struct, frozen=True, forbid_unknown_fields=True):
@@ -106,7 +109,8 @@ def load_checks(overrides: str | os.PathLike[str] | Mapping[str, object] | None 
 
     Args:
         overrides: a TOML file with a table for each check to change, or the same as a mapping:
-            `{"rank": {"threshold": 0.2, "severity": "info"}, "trap": {"enabled": False}}`.
+            `{"rank": {"threshold": 0.2, "severity": "info"}, "trap": {"enabled": False}}`. `ignore` excuses modules by
+            glob, each with its reason: `{"random": {"ignore": {"pooler.*": "nothing reads it"}}}`.
 
     Returns:
         The checks by id, in the order of the table.
@@ -223,8 +227,11 @@ def _changed(check: Check, table: object, origin: str) -> Check:
     except msgspec.DecodeError as error:
         raise UsageError(
             f"{origin}: '{check.id}' is not understood ({error}); write [{check.id}] with any of {', '.join(allowed)}; "
-            f"severities are {', '.join(SEVERITIES)}"
+            f'severities are {", ".join(SEVERITIES)}; below [{check.id}.ignore] stands "pattern" = "reason"'
         ) from error
+    for pattern, reason in (override.ignore or {}).items():
+        if not pattern.strip() or not reason.strip():
+            raise UsageError(f"{origin}: '{check.id}' ignores '{shortened(pattern, 60)}' without a pattern or a reason")
     for key in ("threshold", "at_least"):
         number = getattr(override, key)
         if number is not None and not 0 <= number < math.inf:

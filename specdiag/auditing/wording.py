@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 
 from specdiag.auditing import alarm_wording, token_wording
-from specdiag.auditing.records import NO_CONFIG, AuditReport, Coverage, DecayAnswer, Finding
+from specdiag.auditing.records import NO_CONFIG, AuditReport, Coverage, DecayAnswer, Excused, Finding
 from specdiag.auditing.thresholds import Check, default_checks
 from specdiag.text import markdown
 from specdiag.text.counts import counted
@@ -29,7 +29,8 @@ def headline(audit: AuditReport) -> str:
     nouns = {"fail": "failure", "warn": "warning"}
     counted_ = {s: counted(n, nouns[s]) if s in nouns else f"{n} {s}" for s, n in audit.counts.items() if n}
     reasons = (f"{told} ({checks})" if severity == audit.verdict else told for severity, told in counted_.items())
-    counts = ", ".join(reasons) or "no findings"
+    n_excused = sum(len(excused.findings) for excused in audit.coverage.excused)
+    counts = ", ".join([*reasons, *([f"{n_excused} excused"] if n_excused else [])]) or "no findings"
     against = f" against {printable(str(audit.baseline))}" if audit.baseline is not None else ""
     return f"{audit.verdict.upper()}: {printable(str(audit.source))}{against}: {counts}{reservation(audit.coverage)}"
 
@@ -77,6 +78,7 @@ def extent(covered: Coverage, unread: Iterable[str] = ()) -> list[str]:
         f"Looked at {covered.n_matrices} matrices of {counted(covered.n_tensors, 'tensor')}{small_tensors}. "
         f"{len(covered.checks)} of {total} checks ran."
     ]
+    lines += [excuse(excused) for excused in covered.excused]
     lines += [printable(sentence) for sentence in (*_other_files(covered), *unread) if sentence]
     by_reason: dict[str, list[str]] = defaultdict(list)
     for check, reason in covered.not_checked.items():
@@ -88,6 +90,15 @@ def extent(covered: Coverage, unread: Iterable[str] = ()) -> list[str]:
     if lacking := [check for check, reason in covered.not_checked.items() if reason == NO_CONFIG]:
         lines.append(f"Needs the checkpoint itself: {', '.join(lacking)}, and the values of norm gains and biases.")
     return lines
+
+
+def excuse(excused: Excused) -> str:
+    """Write the findings that a pattern excuses with its reason, or that it excuses none."""
+    place = f"'{printable(excused.pattern)}' in [{excused.check}.ignore]"
+    if not excused.findings:
+        return f"Nothing to excuse: {place} matches no finding."
+    found = listed((f"{printable(f.module or '')} ({f.severity}, {value(f)})" for f in excused.findings), FEW)
+    return f"Excused by {place}: {found}. Reason given: {printable(excused.reason).rstrip('.')}."
 
 
 def _other_files(covered: Coverage) -> list[str]:

@@ -78,7 +78,7 @@ FIELDS = {
     "decay plan": (8, "be2fb304286c3495"),
     "plan of learning rates": (1, "65e8522d4269ede0"),
     "comparison": (10, "51052a157fca5313"),
-    "audit": (7, "69193df79fb630ed"),
+    "audit": (8, "37e94e9c4546fb25"),
     "trajectory": (6, "b1ae05cccee08c33"),
     "ledger of a trajectory": (3, "769587841390a164"),
     "simulation": (2, "824ee8d4043e36e8"),
