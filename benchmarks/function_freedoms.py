@@ -4,10 +4,11 @@
 
 SmolLM2-135M (every third layer) and MiniLM with their weights (`tests/assets.py`), a GPT-2 and a Mixtral built from
 configurations with random weights, all in float64. The freedoms that the wiring allows are drawn
-(`tests/changes_of_form.py`). In SmolLM2 and Mixtral the residual stream is turned besides; there channels, which belong
-to the basis, are left out of the findings. Prints a table: the largest change of any number of a row of the function,
-relative to the largest of its column in its layer and role, and the same of the balanced form of stored rows, whether
-the findings of `audit --alarms` on directions, channels and scores are the same, and what `lineage` says.
+(`tests/changes_of_form.py`). In all but MiniLM, whose norms stand behind its writers, the residual stream is turned
+besides; there channels, which belong to the basis, are left out of the findings. Prints a table: the largest change of
+any number of a row of the function, relative to the largest of its column in its layer and role, and the same of the
+balanced form of stored rows, whether the findings of `audit --alarms` on directions, channels and scores are the same,
+and what `lineage` says.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from wired_models import random_model
 Numbers = dict[tuple[object, ...], list[float]]
 VERDICTS = ("removed_direction", "shared_direction", "massive_channel", "score_bound")
 """Beginnings of the checks whose findings belong to the function; ranges of outputs are those of the stored form."""
-TURNED = ("smollm2", "mixtral")
+TURNED = ("smollm2", "gpt2", "mixtral")
 _LARGER = {"hidden_size": 128, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 64}
 
 
@@ -47,8 +48,6 @@ def smollm2() -> Any:
     model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file=file.name, dtype=torch.float64)
     model.model.layers = model.model.layers[::3]
     model.config.num_hidden_layers = len(model.model.layers)
-    model.config.tie_word_embeddings = False  # a turned stream needs a head of its own
-    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
     return model.eval()
 
 

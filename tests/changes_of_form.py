@@ -63,27 +63,37 @@ class Changes:
             layer.v.div_(part)
 
     def turn_stream(self) -> None:
-        """Turn the residual stream of a decoder with RMS norms in front of its readers and a head of its own."""
-        inner, head = self.model.model, self.model.lm_head.weight
-        turn = torch.linalg.qr(self.normal(head.shape[1], head.shape[1])).Q
+        """Turn the residual stream of a decoder with norms in front of its readers; its head becomes its own."""
+        self.model.lm_head.weight = torch.nn.Parameter(self.model.lm_head.weight.detach().clone())
+        self.model.config.tie_word_embeddings = False
+        head, (embeddings, last) = self.model.lm_head.weight, _ends(self.model)
+        turn = self.turn(head.shape[1])
         with torch.no_grad():
             for layer in self.layers:
                 wiring = self.wiring(layer)
-                mlp = [layer.up, layer.gate, layer.router]
-                for name, readers in ((wiring.attn_in, [layer.q, layer.k, layer.v]), (wiring.mlp_in, mlp)):
+                assert wiring.gain == "g"
+                for name, readers in (
+                    (wiring.attn_in, [layer.q, layer.k, layer.v]),
+                    (wiring.mlp_in, [layer.up, layer.gate, layer.router]),
+                ):
                     assert name is not None
-                    assert wiring.gain == "g"
-                    gain = layer.norms[name].weight
-                    for reader in readers:
-                        if reader is not None:
-                            reader.copy_((reader * gain) @ turn)
-                    gain.fill_(1)
-                for writer in (layer.o.flatten(1), layer.down):
-                    if writer is not None:
-                        writer.copy_(turn.T @ writer)
-            head.copy_((head * inner.norm.weight) @ turn)
-            inner.norm.weight.fill_(1)
-            inner.embed_tokens.weight.copy_(inner.embed_tokens.weight @ turn)
+                    _turn_readers(layer.norms[name], [reader for reader in readers if reader is not None], turn)
+                layer.o.copy_(torch.tensordot(turn.T, layer.o, dims=1))
+                if layer.down is not None:
+                    layer.down.copy_(turn.T @ layer.down)
+                for bias in (layer.biases[name] for name in ("o", "down") if name in layer.biases):
+                    bias.copy_(bias @ turn)
+            _turn_readers(last, [head], turn)
+            for table in embeddings:
+                table.copy_(table @ turn)
+
+    def turn(self, n: int) -> Tensor:
+        """Draw a rotation; LayerNorm takes the mean out, so its direction stays."""
+        if not self.is_layer:
+            return torch.linalg.qr(self.normal(n, n)).Q
+        basis = torch.linalg.qr(torch.cat([torch.ones(n, 1, dtype=torch.float64), self.normal(n, n - 1)], 1)).Q
+        inner = torch.linalg.qr(self.normal(n - 1, n - 1)).Q
+        return basis @ torch.block_diag(torch.ones(1, 1, dtype=torch.float64), inner) @ basis.T
 
     def normal(self, *shape: int) -> Tensor:
         return torch.from_numpy(self.rng.standard_normal(shape))
@@ -241,3 +251,20 @@ def planes(n: int, rope: str | None) -> list[tuple[int, int]]:
     if rope == "half":
         return [(i, i + half) for i in range(half)]
     return [(2 * i, 2 * i + 1) for i in range(half)]
+
+
+def _ends(model: Any) -> tuple[list[Tensor], Any]:
+    """Return what writes the stream first, and the norm in front of the head."""
+    if hasattr(model, "transformer"):
+        inner = model.transformer
+        return [inner.wte.weight, inner.wpe.weight], inner.ln_f
+    return [model.model.embed_tokens.weight], model.model.norm
+
+
+def _turn_readers(norm: Any, readers: Sequence[Tensor], turn: Tensor) -> None:
+    """Move the gain of a norm into what reads it, and turn that."""
+    for reader in readers:
+        reader.copy_((reader * norm.weight) @ turn)
+    if getattr(norm, "bias", None) is not None:
+        norm.bias.copy_((norm.bias / norm.weight) @ turn)
+    norm.weight.fill_(1)

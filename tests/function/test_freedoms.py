@@ -76,7 +76,7 @@ def test_changes_of_form_change_neither_logits_nor_function(kind):
         assert after[key] == pytest.approx(values, rel=0, abs=INVARIANT * values.max()), key
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "mixtral"])
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "mixtral", "gpt2"])
 def test_a_turned_stream_changes_neither_logits_nor_function(kind):
     model, changes = changed(kind)
     before = spectra(model)
