@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from specdiag.analysis.function import Balanced, needed, with_function, with_gauge_shift
 from specdiag.analysis.options import AnalysisOptions, DType, Method
-from specdiag.analysis.processes import RankLost, Ranks, Rows
+from specdiag.analysis.processes import RankLost, Ranks, Rows, agreement
 from specdiag.analysis.provenance import record_provenance
 from specdiag.analysis.resume import finished_rows
 from specdiag.analysis.run import Progress, run
 from specdiag.analysis.selection import EQUAL, drop_tied, select, skip
 from specdiag.analysis.settings import resolved
-from specdiag.analysis.source import open_source
+from specdiag.analysis.source import is_divided, open_source
 from specdiag.analysis.summary import summarise
 from specdiag.checkpoint.fingerprint import fingerprint
 from specdiag.checkpoint.tensors import Checkpoint, WeightMatrix
@@ -136,6 +136,7 @@ def analyze(
     Raises:
         UsageError: an option makes no sense, or a pattern matches nothing.
         SourceError: the source cannot be read, or holds nothing to analyse.
+        RankFailed: another process could not begin its part.
         Interrupted: Ctrl-C; carries the partial report.
         AnalysisFailed: another failure after the first matrix; carries the partial report. The failure is its cause.
 
@@ -145,7 +146,8 @@ def analyze(
         2.2
     """
     start = time.perf_counter()
-    options = AnalysisOptions.of(locals())
+    with agreement(Ranks.of_training() if is_divided(source) else None):
+        options = AnalysisOptions.of(locals())
     checkpoint = open_source(
         source,
         revision=revision,
@@ -166,13 +168,15 @@ def analyze(
                 "function=True multiplies matrices that lie at several processes: analyse a saved checkpoint, or give "
                 "a full state dict"
             )
-    settings = resolved(options, checkpoint.opening)
+    with agreement(ranks):
+        settings = resolved(options, checkpoint.opening)
     if ranks is not None and device in ("auto", "cuda"):
         settings = replace(settings, device=ranks.device(settings.device))
     checkpoint, balanced = with_function(checkpoint, settings)
     selected, skipped = select(checkpoint, settings)
     selected, tied = drop_tied(selected)
-    finished = finished_rows(options.partial_reports, checkpoint.source, settings, selected)
+    with agreement(ranks):
+        finished = finished_rows(options.partial_reports, checkpoint.source, settings, selected)
     left = [m for m in selected if m.key not in finished] + needed(balanced, selected)
     outcome = run(left, checkpoint.source, settings, options)
     finished |= outcome.result.finished

@@ -10,7 +10,8 @@ import atexit
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import NamedTuple, TypeVar, cast
@@ -147,6 +148,48 @@ class Ranks:
         self.exchange(None)
 
 
+@contextmanager
+def agreement(ranks: Ranks | None) -> Generator[None]:
+    """Let every process raise where one fails in this block, before any of them waits for what will not come.
+
+    All enter it, and no block holds another meeting of the processes.
+
+    Args:
+        ranks: the processes; None for one alone.
+
+    Raises:
+        RankFailed: another process failed here; a failure of this one is raised as it is.
+        RankLost: another process has ended.
+    """
+    try:
+        yield
+    except Exception as error:
+        if ranks is not None:
+            ranks.exchange(said(error))
+        raise
+    if ranks is not None:
+        refuse_failed(ranks.exchange(None))
+
+
+def refuse_failed(failures: Sequence[str | None]) -> None:
+    """Raise where a process failed.
+
+    Args:
+        failures: sentence of each process by rank; None where nothing failed.
+
+    Raises:
+        RankFailed: naming the first process that failed.
+    """
+    for rank, failure in enumerate(failures):
+        if failure is not None:
+            raise RankFailed(f"process {rank} failed: {failure}")
+
+
+def said(error: BaseException) -> str:
+    """Return the sentence of a failure, its type where it has none."""
+    return str(error) or type(error).__name__
+
+
 class PartialResult(NamedTuple):
     """The result of one process, or of all together.
 
@@ -188,9 +231,7 @@ class PartialResult(NamedTuple):
             ComputationError: they were not measuring the same.
         """
         results = ranks.exchange(self)
-        failed = next((rank for rank, result in enumerate(results) if result.failure is not None), None)
-        if failed is not None:
-            raise RankFailed(f"process {failed} failed: {results[failed].failure}")
+        refuse_failed([result.failure for result in results])
         if len({result.work_digest for result in results}) > 1:
             raise ComputationError(
                 "the processes do not see the same checkpoint or partial reports: give all of them one shared folder"

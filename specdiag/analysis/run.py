@@ -11,7 +11,7 @@ from specdiag.analysis.cache import Results
 from specdiag.analysis.cost import flops
 from specdiag.analysis.cost import memory as need
 from specdiag.analysis.options import AnalysisOptions
-from specdiag.analysis.processes import PartialResult, RankFailed, RankLost, Rows
+from specdiag.analysis.processes import PartialResult, RankFailed, RankLost, Rows, agreement, said
 from specdiag.analysis.workers import Kind, Result, affordable_workers, needs_torch, on_accelerator, on_cpu, units
 from specdiag.checkpoint.tensors import WeightMatrix
 from specdiag.records import Settings, Source
@@ -72,7 +72,8 @@ def run(
 
     Raises:
         UsageError: if the largest matrix does not fit into the memory that is allowed.
-        ComputationError: if the processes were not measuring the same.
+        RankFailed: if that is so in another process.
+        RankLost: if another process ended before the work began.
     """
     ranks = options.ranks
     work = units(left)
@@ -81,14 +82,15 @@ def run(
         mine = ranks.own_part(anybodys, [sum(flops(m, settings) for m in unit.matrices) for unit in anybodys])
         work = [unit for unit in work if unit.tensor.owner == ranks.rank] + mine
     alike = 1 if ranks is None else ranks.local_size
-    jobs = jobs_within(
-        room(torch=needs_torch(work, settings)),
-        options.jobs or max(1, available_cpus() // alike),
-        max((need(m, settings) for unit in work for m in unit.matrices), default=0),
-    )
-    workers = affordable_workers(work, settings, jobs, options.memory or total_memory() // 2 // alike)
+    with agreement(ranks):
+        jobs = jobs_within(
+            room(torch=needs_torch(work, settings)),
+            options.jobs or max(1, available_cpus() // alike),
+            max((need(m, settings) for unit in work for m in unit.matrices), default=0),
+        )
+        workers = affordable_workers(work, settings, jobs, options.memory or total_memory() // 2 // alike)
+        kept = None if options.cache is None else Results(options.cache, settings)
     differences: dict[Kind, float] = {}
-    kept = None if options.cache is None else Results(options.cache, settings)
     results = (
         on_cpu(work, settings, workers, kept)
         if settings.device == "cpu"
@@ -108,7 +110,7 @@ def run(
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - returned, and raised with what was measured
         cause = error
     n_cached = 0 if kept is None else kept.n_found
-    failure = None if cause is None else str(cause) or type(cause).__name__
+    failure = None if cause is None else said(cause)
     result = PartialResult(digest, finished, n_cached, max(differences.values(), default=None), failure)
     if ranks is not None and not isinstance(cause, KeyboardInterrupt):
         try:

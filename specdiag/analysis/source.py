@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack, cast
 
@@ -22,6 +23,15 @@ if TYPE_CHECKING:
         str | os.PathLike[str] | torch.nn.Module | Mapping[str, torch.Tensor] | Mapping[str, RawArray] | Checkpoint
     )
     """Whatever holds weights."""
+
+
+def is_divided(source: object) -> bool:
+    """Tell whether a live model or a state dict has tensors that lie on several processes (DTensor)."""
+    if "torch.distributed.tensor" not in sys.modules:
+        return False
+    parameters = getattr(source, "parameters", None)
+    tensors = source.values() if isinstance(source, Mapping) else parameters() if callable(parameters) else ()
+    return any(hasattr(tensor, "full_tensor") for tensor in cast("Iterable[object]", tensors))
 
 
 def open_source(

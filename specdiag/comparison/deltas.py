@@ -10,6 +10,7 @@ import numpy as np
 from specdiag.analysis.analyze import analyze
 from specdiag.analysis.cost import memory
 from specdiag.analysis.options import FARMS
+from specdiag.analysis.processes import agreement
 from specdiag.analysis.run import Progress
 from specdiag.analysis.workers import affordable_workers, units
 from specdiag.comparison.changes import make_delta, no_delta, unchanged
@@ -54,7 +55,8 @@ def measure_deltas(
     Raises:
         Interrupted: Ctrl-C.
         AnalysisFailed: a failure after the first matrix, which is its cause.
-        ComputationError: the address space has no room for the subspaces of the largest matrix.
+        ComputationError: the address space has no room for the subspaces of the largest matrix, or another process
+            failed there.
     """
     deltas: dict[str, Delta] = {}
     moved: list[Pair] = []
@@ -77,18 +79,21 @@ def measure_deltas(
         ranks = arguments.get("ranks")
         n_processes = 1 if ranks is None else ranks.local_size
         jobs = arguments.get("jobs") or max(1, available_cpus() // n_processes)
-        largest = max(memory(m, report.settings) for m in checkpoint.matrices)
-        workers = affordable_workers(
-            units(checkpoint.matrices),
-            report.settings,
-            jobs_within(room(torch=False), jobs, largest),
-            arguments.get("memory") or total_memory() // 2 // n_processes,
-        )
-        own_pairs = moved if ranks is None else ranks.own_part(moved, [float(np.prod(pair[1].shape)) for pair in moved])
-        for name, angle in all_subspaces(own_pairs, subspace, workers):
-            angles[name] = angle
-            if progress is not None:
-                progress(Progress(len(angles), len(own_pairs), 0, 0, len(angles) / len(own_pairs), name))
+        with agreement(ranks):
+            largest = max(memory(m, report.settings) for m in checkpoint.matrices)
+            workers = affordable_workers(
+                units(checkpoint.matrices),
+                report.settings,
+                jobs_within(room(torch=False), jobs, largest),
+                arguments.get("memory") or total_memory() // 2 // n_processes,
+            )
+            own_pairs = (
+                moved if ranks is None else ranks.own_part(moved, [float(np.prod(pair[1].shape)) for pair in moved])
+            )
+            for name, angle in all_subspaces(own_pairs, subspace, workers):
+                angles[name] = angle
+                if progress is not None:
+                    progress(Progress(len(angles), len(own_pairs), 0, 0, len(angles) / len(own_pairs), name))
         if ranks is not None:
             angles = {name: angle for deltas in ranks.exchange(angles) for name, angle in deltas.items()}
     for row in report:

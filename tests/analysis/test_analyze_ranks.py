@@ -130,18 +130,54 @@ def test_processes_that_see_different_checkpoints_say_so(tmp_path):
     assert done.stdout.count("<the processes do not see the same checkpoint") == 2, done.stderr
 
 
-def test_one_that_ends_early_is_missed(tmp_path):
+@pytest.mark.parametrize(
+    ("leaves", "expected"),
+    [("before it begins", r"RankLost\('another"), ("before it says what it found", r"\d+ RankLost\('another")],
+)
+def test_one_that_ends_early_is_missed(tmp_path, leaves, expected):
     """An exchange with a process that is gone is an error, and what was measured is kept."""
     write_checkpoint(tmp_path / "ckpt", llama_state(2, 64))
     code = (
-        "import os, specdiag; from specdiag.analysis import processes as ranks; ranks._UNTIL_TOLD = 0.0; mine = ranks.Ranks.of_torchrun()\n"
-        "if mine.rank: os._exit(0)\n"
-        "try: specdiag.analyze('ckpt', device='cpu', ranks=mine)\n"
+        "import os, specdiag; from specdiag.analysis import processes as ranks; ranks._STOP_SECONDS = 0.0; mine = ranks.Ranks.of_torchrun()\n"
+        f"if mine.rank and {leaves == 'before it begins'}: os._exit(0)\n"
+        "progress = (lambda _: os._exit(0)) if mine.rank else None\n"
+        "try: specdiag.analyze('ckpt', device='cpu', ranks=mine, progress=progress)\n"
         "except specdiag.Interrupted as stopped: print(len(stopped.report), repr(stopped.__cause__))\n"
+        "except specdiag.ComputationError as error: print(repr(error))\n"
     )
     (tmp_path / "call.py").write_text(code)
     done = call(torchrun("call.py"), cwd=tmp_path, env=ENVIRONMENT)
-    assert re.match(r"\d+ RankLost\('another process has ended'\)", done.stdout), done.stdout + done.stderr
+    assert re.match(expected, done.stdout), done.stdout + done.stderr
+
+
+def test_what_one_cannot_begin_ends_all(tmp_path):
+    """Memory, a cache or a device that is refused at one process alone, before the processes share what they found."""
+    write_checkpoint(tmp_path / "a", llama_state(2, 128))
+    write_checkpoint(tmp_path / "b", llama_state(2, 128, seed=1))
+    (tmp_path / "file").touch()
+    code = (
+        "import specdiag; from specdiag.analysis.processes import Ranks\n"
+        "partial = specdiag.analyze('b', device='cpu')\n"
+        "ranks = Ranks.of_torchrun()\n"
+        "def said(call):\n"
+        "    try: call()\n"
+        "    except specdiag.SpecdiagError as error: print(f'{ranks.rank} {error}\\n', end='', flush=True)\n"
+        "only = lambda **given: given if ranks.rank else {}\n"
+        "said(lambda: specdiag.analyze('a', device='cpu', ranks=ranks, **only(memory=1000)))\n"
+        "said(lambda: specdiag.analyze('a', ranks=ranks, **{'device': 'cpu'} | only(device='cuda:99')))\n"
+        "said(lambda: specdiag.analyze('a', device='cpu', ranks=ranks, **only(partial_reports=partial)))\n"
+        "from specdiag.comparison import deltas\n"
+        "if ranks.rank: deltas.affordable_workers = lambda *_: ranks.nothing\n"
+        "try: specdiag.compare('a', 'b', device='cpu', subspace=2, ranks=ranks)\n"
+        "except Exception as error: print(f'{ranks.rank} {error}\\n', end='', flush=True)\n"
+    )
+    (tmp_path / "call.py").write_text(code)
+    done = call(torchrun("call.py"), cwd=tmp_path, env=ENVIRONMENT, timeout=90)
+    assert done.returncode == 0, done.stderr
+    said = {rank: [line[2:] for line in done.stdout.splitlines() if line.startswith(rank)] for rank in "01"}
+    assert [len(lines) for lines in said.values()] == [4, 4], done.stdout
+    assert said["0"] == [f"process 1 failed: {line}" for line in said["1"]]
+    assert "memory= allows 1000" in said["1"][0]
 
 
 @pytest.fixture(scope="module")

@@ -94,6 +94,12 @@ for source, options in ((model, {"function": True}), (model, {"exclude": "nothin
     except specdiag.UsageError as error:
         found[f"refused {list(options)[0]}"] = str(error)
 
+for name, value in (("too little", 1000), ("no number", 0)):
+    try:
+        specdiag.analyze(model, device="cpu", memory=value if rank == 1 else None)
+    except (specdiag.UsageError, specdiag.ComputationError) as error:
+        found[name] = [type(error).__name__, str(error)]
+
 state = model.state_dict()
 try:
     specdiag.analyze({name: t for name, t in state.items() if rank or "layers.1" not in name}, device="cpu")
@@ -170,6 +176,14 @@ def test_what_needs_several_matrices_or_globs_is_refused_on_all(ranks):
 
 def test_processes_of_different_layers_are_refused(ranks):
     assert all("pipeline or expert parallelism" in rank["pipeline"] for rank in ranks)
+
+
+@pytest.mark.parametrize("name", ["too little", "no number"])
+def test_memory_that_is_refused_at_one_process_alone_ends_all(ranks, name):
+    kind, reason = ranks[1][name]
+    assert kind == "UsageError"
+    assert "memory=" in reason
+    assert all(rank[name] == ["RankFailed", f"process 1 failed: {reason}"] for i, rank in enumerate(ranks) if i != 1)
 
 
 def test_the_failure_of_one_process_ends_all(ranks):

@@ -110,6 +110,28 @@ for name, (kind, options) in kinds.items():
     pairs = zip(decayed(True, kind, options), decayed(False, kind, options))
     found[name] = max(float((ours - whole).abs().max()) for ours, whole in pairs)
 
+def failing(*_):
+    raise RuntimeError("the device is gone")
+
+for shard in (False, True):
+    for mode in ("round-robin", "background"):
+        model = Decoder()
+        if shard:
+            fully_shard(model, mesh=mesh)
+        decay = AlphaDecay(
+            model, torch.optim.AdamW(model.parameters(), weight_decay=0.1), mode=mode, measure_first=True
+        )
+        if rank == 1:
+            held = background._measure_copy, replicas.exponents
+            background._measure_copy = replicas.exponents = failing
+        try:
+            decay.step(0)
+        except Exception as error:
+            found[f"failed {mode} {shard}"] = [type(error).__name__, str(error)]
+        if rank == 1:
+            background._measure_copy, replicas.exponents = held
+        decay.detach()
+
 model = Decoder(layers=1 + rank)
 try:
     AlphaDecay(model, torch.optim.AdamW(model.parameters(), weight_decay=0.1))
@@ -162,6 +184,15 @@ def test_in_the_background_ranks_have_the_bits_of_round_robin(ranks, shard):
 def test_shards_decay_as_whole_weights_do(ranks, name):
     """The law is applied to each rank's part; gradients are means over ranks of equal batches."""
     assert all(rank[name] <= 2e-7 for rank in ranks)
+
+
+@pytest.mark.parametrize("shard", [False, True])
+@pytest.mark.parametrize("mode", ["round-robin", "background"])
+def test_what_one_rank_cannot_measure_ends_all(ranks, mode, shard):
+    first, second = (rank[f"failed {mode} {shard}"] for rank in ranks)
+    assert second == ["RuntimeError", "the device is gone"]
+    assert first[0] == "ComputationError"
+    assert "rank 1 could not measure its matrices" in first[1]
 
 
 def test_ranks_of_different_modules_are_refused(ranks):

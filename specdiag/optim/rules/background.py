@@ -73,11 +73,16 @@ class Background:
         rest = [members for members in rounds if any(self._version(i) != self._versions.get(i) for i in members)]
         self.start(rest)
         before = time.perf_counter()
-        mine = {i: self._running[i].result() for members in rounds for i in members if i in self._running}
+        mine: dict[int, float | None] = {}
+        failure: Exception | None = None
+        try:
+            mine = {i: self._running[i].result() for members in rounds for i in members if i in self._running}
+        except Exception as error:  # noqa: BLE001 - raised once the other ranks know
+            failure = error
         if not rest:
             self._record_wait(time.perf_counter() - before)
         self._cancel()
-        return self._replicas.shared(rounds, mine)
+        return self._replicas.shared(rounds, mine, failure)
 
     def close(self) -> None:
         """End the threads."""

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from specdiag.errors import UsageError
+from specdiag.errors import ComputationError, UsageError
 from specdiag.live.matrices import LiveMatrix
 from specdiag.spectra.live_alpha import Basis, exponents
 from specdiag.system.gathering import gather, is_sharded
@@ -56,13 +56,17 @@ class Replicas:
         """
         mine: dict[int, float | None] = {}
         waiting: dict[int, torch.Tensor] = {}
+        failure: Exception | None = None
         for members, cuts in zip(rounds, self.cuts(rounds), strict=True):
+            if failure is not None:
+                continue  # the others still need this rank's shards
             waiting |= cuts
             # A gathered tensor is a copy: it is measured and freed before the next. Views can wait for one batch.
             if any(is_sharded(self._matrices[i].parameter) for i in members):
-                mine |= _flush(waiting, basis)
-        mine |= _flush(waiting, basis)
-        return self.shared(rounds, mine)
+                mine, failure = _flush(waiting, basis, mine)
+        if failure is None:
+            mine, failure = _flush(waiting, basis, mine)
+        return self.shared(rounds, mine, failure)
 
     def cuts(self, rounds: Sequence[Sequence[int]]) -> Iterator[dict[int, torch.Tensor]]:
         """Cut this rank's matrices of each round from the present weights. Collective.
@@ -88,7 +92,9 @@ class Replicas:
                     own[index] = matrix.cut(whole)
             yield own
 
-    def shared(self, rounds: Sequence[Sequence[int]], mine: dict[int, float | None]) -> dict[int, float | None]:
+    def shared(
+        self, rounds: Sequence[Sequence[int]], mine: dict[int, float | None], failure: Exception | None = None
+    ) -> dict[int, float | None]:
         """Share the exponents that each rank measured. Collective.
 
         It is one sum in float64, to which the other ranks add exact zeros. Infinity stands for None.
@@ -96,17 +102,33 @@ class Replicas:
         Args:
             rounds: indices of matrices that were measured.
             mine: exponents that this rank measured, by index.
+            failure: what kept this rank from measuring; all raise then.
 
         Returns:
             The exponents of all ranks by index, in ascending order.
+
+        Raises:
+            ComputationError: another rank failed; a failure of this one is raised as it is.
         """
         order = sorted(index for members in rounds for index in members)
-        if self.world == 1:
-            return {index: mine[index] for index in order}
-        values = [(math.inf if mine[i] is None else mine[i]) if i in mine else 0.0 for i in order]
-        vector = torch.tensor(cast("list[float]", values), dtype=torch.float64, device=self._device)
-        dist.all_reduce(vector, group=self._group)
-        return {i: None if math.isinf(value) else value for i, value in zip(order, vector.tolist(), strict=True)}
+        if self.world > 1:
+            values = [(math.inf if mine[i] is None else mine[i]) if i in mine else 0.0 for i in order]
+            flags = [float(failure is not None and rank == self._rank) for rank in range(self.world)]
+            vector = torch.tensor(cast("list[float]", values) + flags, dtype=torch.float64, device=self._device)
+            dist.all_reduce(vector, group=self._group)
+            total = vector.tolist()
+            failed = total[len(order) :]
+            if failure is None and any(failed):
+                raise ComputationError(
+                    f"rank {failed.index(1.0)} could not measure its matrices, so no rank has new ratios: the error of "
+                    "that rank says why"
+                )
+            mine = {
+                i: None if math.isinf(value) else value for i, value in zip(order, total[: len(order)], strict=True)
+            }
+        if failure is not None:
+            raise failure
+        return {i: mine[i] for i in order}
 
     def _global(self, rank: int) -> int:
         return rank if self._group is None else dist.get_global_rank(self._group, rank)
@@ -124,7 +146,13 @@ class Replicas:
             )
 
 
-def _flush(waiting: dict[int, torch.Tensor], basis: Basis) -> dict[int, float | None]:
-    measured = dict(zip(waiting, exponents(list(waiting.values()), basis), strict=True))
+def _flush(
+    waiting: dict[int, torch.Tensor], basis: Basis, mine: dict[int, float | None]
+) -> tuple[dict[int, float | None], Exception | None]:
+    """Add the exponents of what waits to those measured before; return them with what went wrong."""
+    try:
+        mine = mine | dict(zip(waiting, exponents(list(waiting.values()), basis), strict=True))
+    except Exception as error:  # noqa: BLE001 - raised once the other ranks know
+        return mine, error
     waiting.clear()
-    return measured
+    return mine, None
