@@ -69,8 +69,10 @@ def excess(found: Sequence[Excess]) -> None:
 
 def failed(rows: Sequence[ModuleRecord]) -> None:
     """Which matrices have no numbers."""
+    from specdiag.comparison.answer import counted_matrices
+
     names = listed(f"{r.key} ({r.status})" for r in rows)
-    output.fault(f"{len(rows)} matrices could not be compared: {names}")
+    output.fault(f"{counted_matrices(len(rows))} could not be compared: {names}")
 
 
 def _print(found: Comparison, most: int | None, reference: ReferenceRanges) -> None:
@@ -94,7 +96,8 @@ def _print(found: Comparison, most: int | None, reference: ReferenceRanges) -> N
     all_rows = most is None
     if most is not None and len(shown) > most:
         shown = wording.most_changed(found, most)
-        title = f"The {len(shown)} of {len(found.modules)} matrices that changed most (--all: every one)"
+        changed = "changed most" if len(shown) == most else "changed"
+        title = f"The {len(shown)} of {len(found.modules)} matrices that {changed} (--all: every one)"
     if shown:
         console.print(_modules(shown, title, console.width, has_weights=has_weights))
         console.print()

@@ -8,6 +8,7 @@ from statistics import fmean, median
 
 from specdiag.comparison.records import Comparison, ModuleChange
 from specdiag.text.counts import percent
+from specdiag.text.names import listed
 
 _RANK = 8
 _LOW_RANK = 0.999
@@ -15,25 +16,81 @@ _LOW_RANK = 0.999
 _APART = 3.0
 """Ratio to the median change from which a matrix is named by itself."""
 _NAMED = 3
+_DAMAGE = {
+    "nonfinite": "NaN or infinite values in",
+    "failed": "no numbers for",
+    "zero": "only zeros in",
+}
+"""Statuses of a matrix that has nothing to compare, in words."""
 
 
 def headline(comparison: Comparison) -> str:
-    """Say in one sentence how far the model moved.
+    """Say in one line what is damaged or lacking, and how far the rest moved.
 
     Args:
         comparison: as `compare` returned it.
     """
-    n, changed = len(comparison.modules), sum(m.unchanged is False for m in comparison.modules)
-    if not n:
+    faults = [*_damaged(comparison), *_lacking(comparison)]
+    return " ".join([*faults, _how_far(comparison, is_rest=bool(faults))])
+
+
+def _damaged(comparison: Comparison) -> Iterator[str]:
+    """Name the matrices that have nothing to compare on a side."""
+    n = len(comparison.modules)
+    for side in ("BEFORE", "AFTER"):
+        for kind, what in _DAMAGE.items():
+            if found := [m.name for m in comparison.modules if (side, kind) in _faults(m)]:
+                which = f"all {n} matrices" if len(found) == n > 1 else listed(found, _NAMED)
+                yield f"{side} is damaged: {what} {which}."
+
+
+def _faults(m: ModuleChange) -> set[tuple[str, str]]:
+    """Give the sides of a matrix that have no numbers. Zeros are a fault where other values became them."""
+    sides = (("BEFORE", m.before.status), ("AFTER", m.after.status))
+    faults = {(side, status) for side, status in sides if status in ("nonfinite", "failed")}
+    if m.after.status == "zero" != m.before.status:
+        faults.add(("AFTER", "zero"))
+    return faults
+
+
+def _lacking(comparison: Comparison) -> Iterator[str]:
+    """Count the matrices that one side lacks."""
+    n_compared = len(comparison.modules) + len(comparison.reshaped)
+    for side, only in (("AFTER", comparison.only_before), ("BEFORE", comparison.only_after)):
+        n = sum(u.role is not None for u in only)
+        if n and n_compared:
+            yield f"{side} lacks {n} of {n + n_compared} matrices."
+
+
+def _how_far(comparison: Comparison, *, is_rest: bool) -> str:
+    """Say how far the matrices that have numbers moved."""
+    whole = [m for m in comparison.modules if not _faults(m)]
+    n, changed = len(whole), sum(m.unchanged is False for m in whole)
+    if not comparison.modules:
         return "No matrix was compared: none has one of its name and shape on the other side."
-    if any(m.unchanged is None for m in comparison.modules):
-        return f"Whether {n} matrices changed is not known to the bit: a side has no digests of its values."
+    if not whole:
+        return "No matrix can be compared."
+    if any(m.unchanged is None for m in whole):
+        return f"Whether {counted_matrices(n)} changed is not known to the bit: a side has no digests of its values."
+    if not changed and is_rest:
+        return f"The other {n} are equal, bit for bit. Norms and biases were not compared."
     if not changed:
         return f"No matrix changed: {n} of {n} are equal, bit for bit. Norms and biases were not compared."
-    moved = f"{changed} of {n} matrices changed"
+    moved = f"{changed} of the other {n} matrices changed" if is_rest else f"{changed} of {n} matrices changed"
     if comparison.relative_change is not None:
-        return f"{moved}. All weights together moved by {percent(comparison.relative_change, 1)} of their norm."
+        share = _at_least_seen(comparison.relative_change)
+        return f"{moved}. All weights together moved by {share} of their norm."
     return f"{moved}. Reports do not say by how much the weights moved."
+
+
+def counted_matrices(n: int) -> str:
+    """Write a number of matrices."""
+    return f"{n} {'matrix' if n == 1 else 'matrices'}"
+
+
+def _at_least_seen(share: float) -> str:
+    """Write a share that is above zero so that it does not read as nothing."""
+    return "less than 0.1 %" if 0 < share < 5e-4 else percent(share, 1)
 
 
 def facts(comparison: Comparison) -> Iterator[tuple[str, str]]:
@@ -57,7 +114,7 @@ def facts(comparison: Comparison) -> Iterator[tuple[str, str]]:
             f"another one after in {len(statuses)} of {len(comparison.modules)}, such as {_status(statuses[0])}",
         )
     if equal := sum(m.unchanged is True for m in comparison.modules):
-        yield "Unchanged", f"{equal} {'matrix' if equal == 1 else 'matrices'}"
+        yield "Unchanged", counted_matrices(equal)
     apart = {"only before": comparison.only_before, "only after": comparison.only_after}
     n_apart = [f"{n} {side}" for side, left in apart.items() if (n := sum(u.role is not None for u in left))]
     if comparison.reshaped:
@@ -73,7 +130,10 @@ def _most(moved: list[ModuleChange]) -> str:
     apart = [name for name in ranked if changes[name] > _APART * middle][:_NAMED] or ranked[:1]
     rest = [changes[name] for name in ranked if name not in apart]
     named = ", ".join(f"{name} ({percent(changes[name], 1)})" for name in apart)
-    return f"{named}; the others {percent(min(rest), 1)} to {percent(max(rest), 1)}" if rest else named
+    if not rest:
+        return named
+    low, high = percent(min(rest), 1), percent(max(rest), 1)
+    return f"{named}; the others {low if low == high else f'{low} to {high}'}"
 
 
 def _rank(energies: Sequence[tuple[ModuleChange, float]]) -> str:
@@ -84,6 +144,8 @@ def _rank(energies: Sequence[tuple[ModuleChange, float]]) -> str:
         "few directions hold most of it"
         if share > 0.5
         else "spread over many directions, as a random change is"
+        if share <= random or percent(share) == percent(random)
+        else "spread over many directions, fewer than a random change"
         if share < 2 * random
         else "more concentrated than a random change"
     )

@@ -274,6 +274,8 @@ class Comparison(Result, Record, frozen=True, kw_only=True):
 
     def _title(self) -> str:
         moved = "" if self.relative_change is None else f", moved by {percent(self.relative_change, 1)} of their norm"
+        n_lost = sum(bool({m.before.status, m.after.status} & {"nonfinite", "failed"}) for m in self.modules)
+        moved += f", {n_lost} without numbers" if n_lost else ""
         return (
             f"{self.before} > {self.after}: {len(self.modules)} matrices matched{moved}; {len(self.only_before)} only "
             f"before, {len(self.only_after)} only after, {len(self.reshaped)} of other shape"

@@ -90,7 +90,7 @@ def _role(group: list[ModuleChange]) -> RoleChange:
         n_unchanged=sum(c.unchanged is True for c in group),
         abs_alpha=of_change("alpha", abs),
         alpha=of_change("alpha"),
-        alpha_sd=mean(lambda c: alpha_sd(c.before.tail, (c.before.rows, c.before.cols), c.before.n_slices)),
+        alpha_sd=mean(_alpha_sd),
         abs_square_alpha=of_change("square_alpha", abs),
         square_alpha=of_change("square_alpha"),
         stable_rank=of_change("stable_rank"),
@@ -102,6 +102,12 @@ def _role(group: list[ModuleChange]) -> RoleChange:
         left_angle=of_delta(lambda d: None if d.subspaces is None else d.subspaces.left_angle),
         right_angle=of_delta(lambda d: None if d.subspaces is None else d.subspaces.right_angle),
     )
+
+
+def _alpha_sd(change: ModuleChange) -> float | None:
+    """Give that of a matrix whose alpha is compared."""
+    a = change.before
+    return alpha_sd(a.tail, (a.rows, a.cols), a.n_slices) if "alpha" in change.change else None
 
 
 def _ratio(before: float | None, after: float | None) -> float | None:

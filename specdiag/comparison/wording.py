@@ -9,7 +9,7 @@ from specdiag.text.names import listed
 
 
 def most_changed(comparison: Comparison, n: int) -> list[ModuleChange]:
-    """Find the matrices that moved furthest.
+    """Find the matrices that moved furthest. Those that are equal on both sides are left out.
 
     They are sorted by relative change of the weights, or, without weights, by |change of square_alpha|, else of alpha.
     Those that lost a number (NaN, collapse) come first.
@@ -26,7 +26,7 @@ def most_changed(comparison: Comparison, n: int) -> list[ModuleChange]:
         values = (change.change.get(metric) for metric in ("square_alpha", "alpha"))
         return lost, abs(next((v for v in values if v is not None), 0.0))
 
-    return sorted(comparison.modules, key=moved, reverse=True)[:n]
+    return sorted((m for m in comparison.modules if not m.unchanged), key=moved, reverse=True)[:n]
 
 
 def sentences(comparison: Comparison) -> list[str]:

@@ -65,13 +65,70 @@ def test_one_matrix_that_was_replaced_is_named():
     first, more = answered(model(), {**moved(0.1), name: torch.randn(96, 96)})
     assert first.startswith("16 of 16 matrices changed")
     assert more["Changed most"].startswith(f"{name} (1")
-    assert more["Changed most"].endswith("; the others 10.0 % to 10.0 %")
+    assert more["Changed most"].endswith("; the others 10.0 %")
 
 
 def test_what_has_no_counterpart():
     name = "model.layers.0.self_attn.q_proj.weight"
     _, more = answered(model(), {name: model()[name], "model.layers.0.mlp.up_proj.weight": torch.randn(96, 96)})
     assert more == {"Unchanged": "1 matrix", "Not compared": "matrices: 15 only before, 1 only after"}
+
+
+NAME = "model.layers.2.self_attn.v_proj.weight"
+REST = "The other 15 are equal, bit for bit. Norms and biases were not compared."
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [(float("nan"), "NaN or infinite values in"), (0.0, "only zeros in")], ids=["nan", "zeros"]
+)
+def test_a_damaged_matrix_comes_before_how_far_the_others_moved(value, said):
+    broken = model() | {NAME: torch.full((96, 96), value)}
+    assert answered(model(), broken)[0] == f"AFTER is damaged: {said} {NAME}. {REST}"
+    found = specdiag.compare(model(), {name: torch.full((96, 96), value) for name in model()})
+    assert headline(found) == f"AFTER is damaged: {said} all 16 matrices. No matrix can be compared."
+
+
+def test_damage_before_is_named_too():
+    broken = model() | {NAME: torch.full((96, 96), torch.inf)}
+    assert answered(broken, model())[0] == f"BEFORE is damaged: NaN or infinite values in {NAME}. {REST}"
+
+
+def test_zeros_that_training_filled_are_no_damage():
+    zeros = model() | {NAME: torch.zeros(96, 96)}
+    assert answered(zeros, zeros)[0].startswith("No matrix changed: 16 of 16")
+    assert answered(zeros, model())[0].startswith("1 of 16 matrices changed")
+
+
+def test_a_side_that_lacks_matrices_is_named_first():
+    fewer = {name: value for name, value in model().items() if "layers.2" not in name}
+    rest = "The other 12 are equal, bit for bit. Norms and biases were not compared."
+    assert answered(model(), fewer)[0] == f"AFTER lacks 4 of 16 matrices. {rest}"
+    assert answered(fewer, model())[0] == f"BEFORE lacks 4 of 16 matrices. {rest}"
+
+
+def test_a_change_too_small_for_its_digits_is_no_zero():
+    assert "moved by less than 0.1 % of their norm" in answered(model(), moved(1e-5))[0]
+
+
+def test_the_words_on_the_update_agree_with_its_numbers():
+    generator = torch.Generator().manual_seed(2)
+    d = torch.randn(96, 16, generator=generator) @ torch.randn(16, 96, generator=generator)
+    d = d / d.norm() + torch.randn(96, 96, generator=generator) / 80
+    said = answered(model(), {name: w + d for name, w in model().items()})[1]["Update"]
+    share, random = (int(part.split(" %")[0].split()[-1]) for part in said.split(": ")[1].split(", of a random"))
+    assert random < share < 2 * random
+    assert "fewer than a random change" in said
+
+
+def test_equal_matrices_are_not_among_those_that_changed(tmp_path):
+    one = {name: w + 0.1 if name == NAME else w for name, w in model().items()}
+    for name, state in (("a", model()), ("b", one)):
+        write_checkpoint(tmp_path / name, {key: value.numpy() for key, value in state.items()})
+    done = execute("compare", "a", "b", "--top", "5", cwd=tmp_path, env={"COLUMNS": "160"})
+    assert "The 1 of 16 matrices that changed (--all: every one)" in done.stdout
+    assert done.stdout.count("_proj.weight") == 2
+    equal = execute("compare", "a", "a", "--top", "5", cwd=tmp_path, env={"COLUMNS": "160"})
+    assert "_proj.weight" not in equal.stdout
 
 
 @pytest.mark.parametrize("width", [60, 112])
