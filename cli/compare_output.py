@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from specdiag.text.counts import counted
 from specdiag.text.names import listed
 from specdiag.views.columns import field
 
@@ -69,10 +70,8 @@ def excess(found: Sequence[Excess]) -> None:
 
 def failed(rows: Sequence[ModuleRecord]) -> None:
     """Which matrices have no numbers."""
-    from specdiag.comparison.answer import counted_matrices
-
     names = listed(f"{r.key} ({r.status})" for r in rows)
-    output.fault(f"{counted_matrices(len(rows))} could not be compared: {names}")
+    output.fault(f"{counted(len(rows), 'matrix', 'matrices')} could not be compared: {names}")
 
 
 def _print(found: Comparison, most: int | None, reference: ReferenceRanges) -> None:

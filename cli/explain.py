@@ -1,4 +1,4 @@
-"""`specdiag explain`: what a number of a report means, or any other column and key that a command prints."""
+"""`specdiag explain`: meaning of a number of a report, of any other column and key that is printed, or of a check."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from specdiag.errors import UsageError
 
-from . import answer_output, output
+from . import answer_output, door, output
 
 if TYPE_CHECKING:
     from specdiag.views.reading import Entry
@@ -19,25 +20,44 @@ if TYPE_CHECKING:
 
 @output.guarded
 def explain(
-    column: Annotated[str, typer.Argument(metavar="COLUMN", help="Column of a table, or key of a csv or JSON file.")],
+    ctx: typer.Context,
+    column: Annotated[
+        str, typer.Argument(metavar="NAME", help="Column of a table, key of a csv or JSON file, or check of the audit.")
+    ],
 ) -> None:
-    """Say what a number means, what is typical, and what to do when it is high or low.
+    """Say what a number or a check means, what is typical, and what to do about it.
 
     Exit codes: 0 done, 2 usage.
     """
+    from specdiag.auditing.thresholds import default_checks
     from specdiag.views import reading
     from specdiag.views.terms import terms
 
-    entry, found = reading.find(column), terms(column)
-    if entry is None and not found:
+    entry, found, check = reading.find(column), terms(column), default_checks().get(column.strip().lower())
+    if entry is None and not found and check is None:
         raise UsageError(_unknown(column))
     console = output.console()
+    if check is not None:
+        _show_check(check.id, ctx, console)
     if found:
         _show_terms(column.strip(), found, console)
     if entry is None and (of := next((term.of for term in found if term.of), None)) is not None:
         entry = reading.find(of)
     if entry is not None:
         _show_entry(entry, console)
+
+
+def _show_check(name: str, ctx: typer.Context, console: Console) -> None:
+    """Print a check of the audit, in the options of that command."""
+    from specdiag.auditing.explain import explain
+    from specdiag.auditing.thresholds import default_checks
+
+    group = ctx.find_root().command
+    command = group.get_command(ctx, "audit") if isinstance(group, TyperGroup) else None
+    parameters = [] if command is None else command.params
+    for line in explain(name, default_checks()):
+        console.print(door.in_options(line, parameters, ()), soft_wrap=True)
+    console.print()
 
 
 def _show_terms(name: str, found: tuple[Term, ...], console: Console) -> None:
@@ -58,12 +78,13 @@ def _show_entry(entry: Entry, console: Console) -> None:
 
 
 def _unknown(column: str) -> str:
+    from specdiag.auditing.thresholds import default_checks
     from specdiag.text.names import listed
     from specdiag.text.printable import printable
     from specdiag.views import reading
     from specdiag.views.terms import names
 
-    known = {name.lower(): name for name in (*reading.meanings(), *names())}
+    known = {name.lower(): name for name in (*default_checks(), *reading.meanings(), *names())}
     near = [known[name] for name in get_close_matches(column.strip().lower(), known, n=3)]
     hint = f"did you mean {listed(near)}?" if near else f"choose from {listed(reading.meanings(), 99)}"
-    return f"no command prints a column '{printable(column)[:60]}': {hint}"
+    return f"no column or check is called '{printable(column)[:60]}': {hint}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from specdiag.auditing.records import SELECTION
 from specdiag.auditing.subject import Subject
 from specdiag.auditing.thresholds import Observation
 from specdiag.errors import SourceError
@@ -152,7 +153,7 @@ def not_checked(subject: Subject) -> dict[str, str]:
     if subject.report.source.base is None:
         reasons |= dict.fromkeys(_OF_BASE, "needs base=")
     if _is_selection(subject):
-        reasons["adapter_empty"] = "only a selection of the matrices was asked for"
+        reasons["adapter_empty"] = SELECTION
     if not subject.screens:
         reasons |= dict.fromkeys(_OF_FACTORS, "no update that could be read")
     if isinstance(problem := _outside_of_targets(subject), str):

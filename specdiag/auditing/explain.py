@@ -11,6 +11,7 @@ from specdiag.errors import UsageError
 _SEVERITIES = {"fail": "a failure", "warn": "a warning", "info": "information"}
 _NEEDS: dict[Need, str] = {
     "report": "a saved report, or the checkpoint",
+    "weights": "the checkpoint itself",
     "checkpoint": "the checkpoint itself, with its config.json",
     "randomize": "randomize=True",
     "baseline": "another source as baseline=",

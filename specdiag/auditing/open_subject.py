@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from specdiag.analysis import options
 from specdiag.analysis.options import AnalysisArguments, ComputedArguments
+from specdiag.auditing.records import SELECTION
 from specdiag.auditing.reference import CHECKS
 from specdiag.auditing.subject import Subject
 from specdiag.auditing.thresholds import Check
@@ -88,7 +89,7 @@ def open_subject(
     needed = any(checks[check].enabled for check in CHECKS)
     left_out = None if reference_model and needed else "the comparison with transformers' own model is switched off"
     if any(analysis.get(option) for option in _SELECTING):
-        left_out = "missing tensors are not looked for in a selection of the matrices"
+        left_out = SELECTION
     with reference.compared(checkpoint, left_out=left_out) as comparison:
         report = _analyzed(checkpoint, computing, progress)
         found, directions = _alarms(checkpoint, report) if alarms else (None, {})

@@ -25,6 +25,8 @@ SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 """The worst first."""
 NO_CONFIG = "a report does not carry config.json: audit the checkpoint"
 """Reason of the checks that need the checkpoint itself and were given a report."""
+SELECTION = "only a selection of the matrices was asked for"
+"""Reason of the checks that need every matrix."""
 
 
 class Finding(Record, frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
+from specdiag.auditing.records import SELECTION
 from specdiag.auditing.subject import Subject
 from specdiag.auditing.thresholds import Observation
 from specdiag.report import SpectralReport
@@ -94,7 +95,7 @@ def partial(report: SpectralReport) -> str | None:
     """
     settings, source = report.settings, report.source
     if settings.include or settings.exclude or settings.roles or settings.experts is not None:
-        return "only a selection of the matrices was asked for"
+        return SELECTION
     total = _one_of(report)
     if total is not None:
         return f"{source.files[0]} is one shard of {total}"

@@ -84,12 +84,14 @@ def sizes(subject: Subject) -> Iterator[Observation]:
         subject: the subject of the audit.
 
     Yields:
-        The spectral norm of each: of every matrix for `huge`, of those of layers for `large`.
+        The spectral norm of each: of every matrix for `huge`, else of those of layers for `large`.
     """
+    huge = subject.checks["huge"]
+    limit = huge.threshold if huge.enabled and huge.threshold is not None else math.inf
     for r in subject.report:
         if r.spectral_norm and not r.n_saturated and not subject.is_of_base(r):
             yield Observation("huge", r.key, r.spectral_norm)
-            if r.layer is not None:
+            if r.layer is not None and r.spectral_norm <= limit:
                 yield Observation("large", r.key, r.spectral_norm)
 
 

@@ -23,12 +23,14 @@ LIMIT = 1 << 20
 """Bytes of the largest file of thresholds that is read."""
 
 Need = Literal[
-    "report", "checkpoint", "randomize", "baseline", "decay", "tokens", "alarms", "adapter", "base", "transformers"
-]
+    "report", "weights", "checkpoint", "randomize", "baseline", "decay", "tokens", "alarms", "adapter", "base",
+    "transformers",
+]  # fmt: skip
 
 
 _NEEDS: dict[Need, str] = {
     "report": "",
+    "weights": "the checkpoint",
     "checkpoint": "config.json",
     "randomize": "`randomize=True`",
     "baseline": "`baseline=`",

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 
 from specdiag.auditing import alarm_wording, token_wording
-from specdiag.auditing.records import NO_CONFIG, AuditReport, Coverage, DecayAnswer, Excused, Finding
+from specdiag.auditing.records import NO_CONFIG, SELECTION, AuditReport, Coverage, DecayAnswer, Excused, Finding
 from specdiag.auditing.thresholds import Check, default_checks
 from specdiag.text import markdown
 from specdiag.text.counts import counted
@@ -32,13 +32,24 @@ def headline(audit: AuditReport) -> str:
     n_excused = sum(len(excused.findings) for excused in audit.coverage.excused)
     counts = ", ".join([*reasons, *([f"{n_excused} excused"] if n_excused else [])]) or "no findings"
     against = f" against {printable(str(audit.baseline))}" if audit.baseline is not None else ""
-    return f"{audit.verdict.upper()}: {printable(str(audit.source))}{against}: {counts}{reservation(audit.coverage)}"
+    verdict = f"{audit.verdict.upper()}{' (selection)' if _is_selection(audit.coverage) else ''}"
+    return f"{verdict}: {printable(str(audit.source))}{against}: {counts}{reservation(audit.coverage)}"
 
 
 def reservation(covered: Coverage) -> str:
     """Write what a verdict does not rest on: transformers' own model, or the code of the repository."""
-    alone = "" if covered.names_alone is None else f", by names and shapes alone: {printable(covered.names_alone)}"
+    if _is_selection(covered):
+        number = counted(covered.n_matrices, "selected matrix", "selected matrices")
+        alone = f", in {number}: missing tensors were not looked for"
+    elif covered.names_alone is not None:
+        alone = f", by names and shapes alone: {printable(covered.names_alone)}"
+    else:
+        alone = ""
     return alone + (", without the repository's own code (auto_map)" if covered.own_code else "")
+
+
+def _is_selection(covered: Coverage) -> bool:
+    return SELECTION in (covered.names_alone, covered.not_checked.get("missing_matrix"))
 
 
 def groups(audit: AuditReport) -> list[tuple[Finding, ...]]:

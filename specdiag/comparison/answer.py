@@ -7,7 +7,7 @@ from math import pi
 from statistics import fmean, median
 
 from specdiag.comparison.records import Comparison, ModuleChange
-from specdiag.text.counts import percent
+from specdiag.text.counts import counted, percent
 from specdiag.text.names import listed
 
 _RANK = 8
@@ -71,7 +71,8 @@ def _how_far(comparison: Comparison, *, is_rest: bool) -> str:
     if not whole:
         return "No matrix can be compared."
     if any(m.unchanged is None for m in whole):
-        return f"Whether {counted_matrices(n)} changed is not known to the bit: a side has no digests of its values."
+        number = counted(n, "matrix", "matrices")
+        return f"Whether {number} changed is not known to the bit: a side has no digests of its values."
     if not changed and is_rest:
         return f"The other {n} are equal, bit for bit. Norms and biases were not compared."
     if not changed:
@@ -81,11 +82,6 @@ def _how_far(comparison: Comparison, *, is_rest: bool) -> str:
         share = _at_least_seen(comparison.relative_change)
         return f"{moved}. All weights together moved by {share} of their norm."
     return f"{moved}. Reports do not say by how much the weights moved."
-
-
-def counted_matrices(n: int) -> str:
-    """Write a number of matrices."""
-    return f"{n} {'matrix' if n == 1 else 'matrices'}"
 
 
 def _at_least_seen(share: float) -> str:
@@ -114,7 +110,7 @@ def facts(comparison: Comparison) -> Iterator[tuple[str, str]]:
             f"another one after in {len(statuses)} of {len(comparison.modules)}, such as {_status(statuses[0])}",
         )
     if equal := sum(m.unchanged is True for m in comparison.modules):
-        yield "Unchanged", counted_matrices(equal)
+        yield "Unchanged", counted(equal, "matrix", "matrices")
     apart = {"only before": comparison.only_before, "only after": comparison.only_after}
     n_apart = [f"{n} {side}" for side, left in apart.items() if (n := sum(u.role is not None for u in left))]
     if comparison.reshaped:

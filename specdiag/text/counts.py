@@ -11,17 +11,18 @@
 from __future__ import annotations
 
 
-def counted(n: int, noun: str) -> str:
+def counted(n: int, noun: str, plural: str | None = None) -> str:
     """Write a number of things.
 
     Args:
         n: how many.
-        noun: the singular of a word that takes an s.
+        noun: the singular.
+        plural: the plural, of a word that does not take an s.
 
     Returns:
         `"1 tensor"`, or `"3 tensors"`.
     """
-    return f"{n} {noun}{'' if n == 1 else 's'}"
+    return f"{n} {noun if n == 1 else plural or f'{noun}s'}"
 
 
 def abbreviated(n: int) -> str:

@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 from saved_reports import made
 
 import specdiag
+from specdiag.auditing.wording import headline
 from specdiag.errors import SourceError
 
 
@@ -58,5 +59,9 @@ def test_what_a_part_of_a_checkpoint_lacks_says_nothing(tmp_path):
     audit = specdiag.audit(folder, exclude="*layers.4*", device="cpu")
     assert not audit.findings
     assert audit.coverage.not_checked["layer_gap"] == "only a selection of the matrices was asked for"
+    said = f"no findings, in {audit.coverage.n_matrices} selected matrices: missing tensors were not looked for"
+    assert headline(audit) == f"PASS (selection): {folder}: {said}"
+    report = specdiag.analyze(folder, exclude="*layers.4*", device="cpu")
+    assert headline(specdiag.audit(report)) == headline(audit)
     shard = specdiag.audit(made([row("a", "q", 0)], files=("model-00001-of-00002.safetensors",)))
     assert shard.coverage.not_checked["layer_gap"] == "model-00001-of-00002.safetensors is one shard of 2"

@@ -38,9 +38,9 @@ def test_columns_and_heads_are_found(asked, found):
 def test_a_column_that_is_not_there():
     done = execute("explain", "stable_rnak", env={"COLUMNS": "200"})
     assert done.returncode == 2
-    assert "no command prints a column 'stable_rnak': did you mean stable_rank" in done.stderr
+    assert "no column or check is called 'stable_rnak': did you mean stable_rank" in done.stderr
     done = execute("explain", "\x1b?", env={"COLUMNS": "200"})
-    assert r"no command prints a column '\x1b?': choose from square_alpha, " in done.stderr
+    assert r"no column or check is called '\x1b?': choose from square_alpha, " in done.stderr
 
 
 def test_command():
