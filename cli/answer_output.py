@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from specdiag.report import SpectralReport
     from specdiag.views.answer import Answer
 
-_MARKS = {"fail": ("x", "bold red"), "warn": ("!", "yellow"), "info": ("-", "")}
-"""A sign and a style for each severity: colour is never the only sign."""
+_MARKS = {"fail": ("x", "bold red", "a failure"), "warn": ("!", "yellow", "a warning"), "info": ("-", "", "a fact")}
+"""A sign, a style and a word for each severity: colour is never the only sign."""
 
 
 def show(answer: Answer, console: Console) -> None:
@@ -33,7 +33,7 @@ def show(answer: Answer, console: Console) -> None:
     console.print()
     _print(answer.verdict, console)
     for point in answer.points:
-        mark, style = _MARKS[point.severity]
+        mark, style, _ = _MARKS[point.severity]
         more = f" and {point.n_more} more" if point.n_more else ""
         console.print(
             Text.assemble((mark, style), f"  {legible(point.module or 'the checkpoint')}{more}"), soft_wrap=True
@@ -41,6 +41,10 @@ def show(answer: Answer, console: Console) -> None:
         _print(f"   {point.finding}; {point.advice}", console, 3)
     if answer.n_more:
         console.print(f"and {answer.n_more} more, which specdiag audit lists")
+    if answer.points:
+        shown = {point.severity for point in answer.points}
+        legend = (f"{mark} {word}" for severity, (mark, _, word) in _MARKS.items() if severity in shown)
+        console.print(f"({', '.join(legend)})", style="dim")
     console.print()
     show_facts(answer.facts, console)
 

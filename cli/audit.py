@@ -192,7 +192,7 @@ def audit(
 
     checks = load_checks(thresholds)
     if explain is not None:
-        _require_alone(ctx, sources or [])
+        audit_sources.require_alone(ctx, sources or [])
         show.explain(explain, checks)
         return
     targets.check_file(out, format.value)
@@ -243,12 +243,7 @@ def audit(
     if workflow.is_on():
         annotations.annotate(list(map(show.in_options, outcomes)))
     show.reason(reason(ends, severity), code, below=has_data and format is Format.table)
+    if format is Format.table and len(named) == 1 and outcomes[0].audit is not None:
+        show.show_next(outcomes[0].audit, named[0], reopens=not given.names)
     if code:
         raise typer.Exit(code)
-
-
-def _require_alone(ctx: typer.Context, sources: list[str]) -> None:
-    """Raise UsageError where `--explain` comes with what it would ignore."""
-    others = [n for n in ctx.params if n not in ("sources", "explain", "thresholds") and options.is_given(ctx, n)]
-    if sources or others:
-        raise UsageError(f"--explain audits nothing: leave out {options.listed(others) if others else 'the SOURCE'}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from specdiag.text.printable import printable
 
-from . import door, output, tables
+from . import answer_output, door, output, tables
 
 if TYPE_CHECKING:
     from specdiag.auditing.outcomes import Outcome
@@ -46,6 +47,25 @@ def progress(outcome: Outcome, done: int, total: int) -> None:
         output.talk(f"{done}/{total} {wording.headline(outcome.audit)}", _STYLES[outcome.audit.verdict])
 
 
+def show_next(audit: AuditReport, source: str, *, reopens: bool) -> None:
+    """Say what one would type next.
+
+    Args:
+        audit: of the only source.
+        source: as it was typed.
+        reopens: True where another command opens it without further options.
+    """
+    commands = (
+        {f"specdiag explain {audit.findings[0].check}": "the check, its limit and where that comes from"}
+        if (audit.findings)
+        else {}
+    )
+    if audit.coverage.n_others is not None and audit.baseline is None and reopens:
+        verify = f"specdiag verify ORIGINAL {shlex.quote(source)}"
+        commands[verify] = "against the model it was made from: transposed or exchanged tensors pass an audit"
+    answer_output.show_next(commands)
+
+
 def reason(line: str, code: int, *, below: bool) -> None:
     """Print the last line, below the tables or on stderr; a failure even where only errors are asked for."""
     style = "bold red" if code else "bold green"
@@ -74,7 +94,8 @@ def _table(audit: AuditReport, *, all_rows: bool) -> None:
     for table in audit.tokens:
         _tokens(table)
     _alarms(audit)
-    sentences = [*(wording.decay(audit.decay) if audit.decay is not None else ()), *wording.coverage(audit)]
+    covered = wording.coverage(audit, whole=all_rows)
+    sentences = [*(wording.decay(audit.decay) if audit.decay is not None else ()), *covered]
     for sentence in sentences:
         console.print(sentence, soft_wrap=True)
     console.print()

@@ -7,6 +7,8 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 from specdiag.errors import SourceError, UsageError
 from specdiag.system import interrupts
 from specdiag.text.printable import printable
@@ -187,3 +189,10 @@ def _to_download(source: str) -> Generator[None]:
             f"{source} is streamed as part of a list, and has weights that are no safetensors: "
             "name it as a SOURCE, which downloads it"
         ) from error
+
+
+def require_alone(ctx: typer.Context, sources: list[str]) -> None:
+    """Raise UsageError where `--explain` comes with what it would ignore."""
+    others = [n for n in ctx.params if n not in ("sources", "explain", "thresholds") and options.is_given(ctx, n)]
+    if sources or others:
+        raise UsageError(f"--explain audits nothing: leave out {options.listed(others) if others else 'the SOURCE'}")

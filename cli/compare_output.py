@@ -41,9 +41,9 @@ def answer(found: Comparison, format: str, out: Path | None, most: int | None, r
             if source.unread
         )
         data += "".join(f"\n{markdown.text(line)}\n" for line in unread).encode()
+    output.deliver(data, out, partial(_print, found, most, reference) if format == "table" else None)
     for side, source in (("BEFORE", found.before), ("AFTER", found.after)):
         output.talk(f"{side}: {source}" + (f", read {', '.join(source.files[:3])}" if source.files else ""), "dim")
-    output.deliver(data, out, partial(_print, found, most, reference) if format == "table" else None)
 
 
 def show_next(before: str, after: str, *, reopens: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -26,9 +27,26 @@ def answer(found: Lineage, format: str, out: Path | None, *, all_rows: bool) -> 
     from specdiag.views.export import export
 
     data = found.to_json() if format in ("table", "json") else export(found.to_records(), COLUMNS, format)
+    output.deliver(data, out, partial(_print, found, all_rows=all_rows) if format == "table" else None)
     for side in found.sources:
         output.talk(f"{side.label}: {side.source}", "dim")
-    output.deliver(data, out, partial(_print, found, all_rows=all_rows) if format == "table" else None)
+    if format == "table":
+        _show_next(found)
+
+
+def _show_next(found: Lineage) -> None:
+    """Say what one would type next on the two models that are closest."""
+    related = [r for r in found.relations if r.attention is not None]
+    if not related:
+        return
+    closest = min(related, key=lambda r: r.attention or 0.0)
+    names = {side.label: shlex.quote(str(side.source)) for side in found.sources}
+    answer_output.show_next(
+        {
+            f"specdiag compare {names[closest.a]} {names[closest.b]}": "what changed, matrix by matrix",
+            "specdiag explain 'of unequal'": "what a column means",
+        }
+    )
 
 
 def _print(found: Lineage, *, all_rows: bool) -> None:

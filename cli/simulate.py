@@ -11,7 +11,7 @@ import typer
 
 from specdiag.errors import UsageError
 
-from . import options, output
+from . import answer_output, options, output
 
 
 class Format(StrEnum):
@@ -195,6 +195,13 @@ def simulate(
         }  # fmt: skip
         found = [run(name, weight_decay=decay, **common) for name in optimizer or ["adamw"] for decay in weight_decay]
     show.answer(found, format.value, out)
+    if format is Format.table:
+        answer_output.show_next(
+            {
+                "specdiag simulate --check RUN": "the norms that a run logged beside the prediction",
+                "specdiag explain steady_rms": "what a number means",
+            }
+        )
 
 
 def _told(ctx: typer.Context) -> dict[str, Any]:

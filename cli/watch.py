@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,6 +10,7 @@ import typer
 from specdiag.errors import ComputationError
 
 from . import options, output, targets
+from .answer_output import show_next
 from .sharing import Given, takes_shared
 
 if TYPE_CHECKING:
@@ -82,5 +84,6 @@ def watch(
         raise ComputationError(f"none of {len(dropped)} checkpoints could be analysed; {first}: {first.reason}")
     if trajectory is not None:
         show.watched(trajectory, alerts)
+        show_next({f"specdiag trajectory {shlex.quote(run)}": "the course of every number, step by step"})
     if alerts:
         raise typer.Exit(1)

@@ -16,9 +16,9 @@ from specdiag.text.printable import printable
 
 FEW = 5
 """Findings of one check that are listed where not all are asked for."""
-
-
 _FEW_OF_A_FAMILY = 4
+_FEW_OF_A_REASON = 2
+"""Checks that are named where one reason keeps them from running."""
 _FILES = 8
 """Names of other files that a sentence lists."""
 
@@ -65,19 +65,25 @@ def explanation(finding: Finding) -> str:
     return f"{finding.check}: {finding.why}. What to do: {finding.advice}."
 
 
-def coverage(audit: AuditReport) -> list[str]:
-    """List the checks that ran, and those that did not and why."""
+def coverage(audit: AuditReport, *, whole: bool = True) -> list[str]:
+    """List the checks that ran, and those that did not and why.
+
+    Args:
+        audit: as `audit` returned it.
+        whole: False to count the checks that did not run where many have one reason.
+    """
     unread = [] if audit.coverage.files else [audit.source.unread]
     unread += [f"Baseline: {audit.baseline.unread}"] if audit.baseline is not None and audit.baseline.unread else []
-    return extent(audit.coverage, unread)
+    return extent(audit.coverage, unread, whole=whole)
 
 
-def extent(covered: Coverage, unread: Iterable[str] = ()) -> list[str]:
+def extent(covered: Coverage, unread: Iterable[str] = (), *, whole: bool = True) -> list[str]:
     """List the checks that ran, and those that did not and why.
 
     Args:
         covered: the coverage of an audit.
         unread: sentences on files that were not looked into.
+        whole: False to count the checks that did not run where many have one reason.
     """
     small_tensors = (
         "; values of norm gains and biases are not seen in a report or an open checkpoint"
@@ -95,11 +101,12 @@ def extent(covered: Coverage, unread: Iterable[str] = ()) -> list[str]:
     for check, reason in covered.not_checked.items():
         by_reason[reason].append(check)
     if by_reason:
-        reasons = (f"{_collapsed(checks)} ({printable(reason)})" for reason, checks in by_reason.items())
+        reasons = (f"{_collapsed(checks, whole=whole)} ({printable(reason)})" for reason, checks in by_reason.items())
         lines.append(f"Not checked: {'; '.join(reasons)}.")
     lines += [f"Note: {printable(note)}" for note in covered.notes]
     if lacking := [check for check, reason in covered.not_checked.items() if reason == NO_CONFIG]:
-        lines.append(f"Needs the checkpoint itself: {', '.join(lacking)}, and the values of norm gains and biases.")
+        named = _collapsed(lacking, whole=whole)
+        lines.append(f"Needs the checkpoint itself: {named}, and the values of norm gains and biases.")
     return lines
 
 
@@ -213,7 +220,7 @@ def to_markdown(audit: AuditReport, *, all_rows: bool = False) -> bytes:
         lines.append("")
     lines += [line for table in audit.tokens for line in token_wording.to_markdown(table)]
     lines += alarm_wording.to_markdown(audit)
-    sentences = [*(decay(audit.decay) if audit.decay is not None else ()), *coverage(audit)]
+    sentences = [*(decay(audit.decay) if audit.decay is not None else ()), *coverage(audit, whole=all_rows)]
     return "\n".join([*lines, *(line for s in sentences for line in (markdown.text(s), ""))]).encode()
 
 
@@ -227,11 +234,13 @@ def error_to_markdown(source: str, error: str) -> bytes:
     return f"## specdiag audit: NOT AUDITED: {markdown.text(source)}\n\n{markdown.text(error)}.\n".encode()
 
 
-def _collapsed(checks: list[str]) -> str:
-    """List ids of checks. All those against a baseline, or of adapters, are written as `baseline_*`."""
+def _collapsed(checks: list[str], *, whole: bool) -> str:
+    """List ids of checks, or count them. All those against a baseline, or of adapters, are written as `baseline_*`."""
     beginnings = {check.partition("_")[0] for check in checks}
     is_family = len(checks) > _FEW_OF_A_FAMILY and beginnings in ({"baseline"}, {"adapter"})
-    return f"{beginnings.pop()}_*" if is_family else ", ".join(checks)
+    if is_family:
+        return f"{beginnings.pop()}_*"
+    return ", ".join(checks) if whole or len(checks) <= _FEW_OF_A_REASON else f"{len(checks)} checks"
 
 
 def _plain(number: float) -> str:

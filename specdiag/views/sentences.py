@@ -125,8 +125,11 @@ def _shape_free_answer(square: Contrast, rho: Contrast | None) -> str:
         return f"no clear difference over {square.n_layers} layers"
     if all(clear) and (square.difference > 0) == (rho.difference > 0):
         return f"{_heavier(square)} is heavier-tailed, by both ways of doing it (layers taken as independent)"
-    by = [_heavier(c) if is_clear else "neither" for c, is_clear in zip((square, rho), clear, strict=True)]
-    return f"no answer: the heavier-tailed by square_alpha is {by[0]}, by rho {by[1]}"
+    by = [
+        f"{_heavier(c)} is heavier-tailed" if is_clear else "there is no clear difference"
+        for c, is_clear in zip((square, rho), clear, strict=True)
+    ]
+    return f"no answer, the two measures disagree: by square_alpha {by[0]}, by rho {by[1]}"
 
 
 def _heavier(c: Contrast) -> str:

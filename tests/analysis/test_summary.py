@@ -103,7 +103,7 @@ def test_a_real_difference_survives_the_shape_free_view():
     opposite = [replace(r, rho=r.rho + 0.4 * (r.role in ("q", "k"))) for r in rows]
     unclear = [replace(r, rho=1.0 + 0.01 * (-1) ** r.layer * (r.family == "mlp")) for r in rows]
     for others in (opposite, unclear):
-        assert "no answer: the heavier-tailed by square_alpha is " in told(others)
+        assert "no answer, the two measures disagree: by square_alpha " in told(others)
     assert "no verdict" in told([replace(r, rho=None, alpha_null=None) for r in rows])
 
 
@@ -129,7 +129,7 @@ def test_orthogonal_weights_of_two_shapes_are_no_finding():
     by_role = {r.role: r for r in report.summary.roles}
     assert by_role["q"].rho == pytest.approx(by_role["up"].rho, abs=0.05)
     assert by_role["q"].square_alpha - by_role["up"].square_alpha > 0.15
-    assert "no answer: the heavier-tailed by square_alpha is " in " ".join(sentences.contrast(report.summary))
+    assert "no answer, the two measures disagree: by square_alpha " in " ".join(sentences.contrast(report.summary))
     plan = specdiag.recommend(report, basis="square", weight_decay=0.1, lr=3e-4, steps_left=100_000)
     assert plan.agreement < AGREE
     assert plan.verdict.answer == "the two measures disagree"

@@ -45,6 +45,7 @@ def test_the_answer_comes_first(folders, other, answer, code):
     assert exit_code == code
     assert "provisional" in " ".join(out.split())
     assert f"B: {folders / other}" in " ".join(err.split("\n"))
+    assert ("next: specdiag compare" in err) == (code == 0)
 
 
 def test_several_models_and_a_mix(folders):

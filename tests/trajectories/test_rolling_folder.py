@@ -205,7 +205,9 @@ def test_once_ends_with_4_where_no_checkpoint_could_be_analysed(tmp_path: Path) 
     for step in (10, 20):
         write_checkpoint(tmp_path / f"checkpoint-{step}", llama_state(layers=1))
     (tmp_path / "checkpoint-10" / "model.safetensors").write_bytes(b"torn")
-    assert invoke("watch", tmp_path, "--once").exit_code == 0
+    done = invoke("watch", tmp_path, "--once")
+    assert done.exit_code == 0
+    assert f"next: specdiag trajectory {tmp_path}" in done.stderr
     (tmp_path / "checkpoint-20" / "model.safetensors").write_bytes(b"torn")
     done = invoke("watch", tmp_path, "--once")
     assert done.exit_code == 4
