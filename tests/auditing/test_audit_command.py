@@ -67,7 +67,7 @@ def test_markdown_shows_hostile_names_as_text(faulty):
 def test_json_has_a_schema_and_can_be_read_back(faulty, tmp_path):
     done = cli(faulty, "-f", "json")
     audit = msgspec.json.decode(done.stdout, type=AuditReport)
-    assert (audit.schema, audit.verdict, audit.counts) == (7, "fail", {"fail": 1, "warn": 100, "info": 0})
+    assert (audit.schema, audit.verdict, audit.counts) == (8, "fail", {"fail": 1, "warn": 100, "info": 0})
     assert audit.findings[0].module.startswith("evil|`<script>")
     assert audit == specdiag.audit(faulty)
     assert all(f.why and f.advice for f in audit.findings)
