@@ -108,10 +108,11 @@ def main() -> None:
     """Print a row for each model."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default=",".join(MODELS))
+    names = parser.parse_args().only.split(",")
     torch.set_num_threads(1)
     print("| model | numbers | largest change | where | balanced form | findings | lineage |")
     print("|---|---|---|---|---|---|---|")
-    for name in parser.parse_args().only.split(","):
+    for name in names:
         kind, load = MODELS[name]
         model = load()
         blocks, _ = find_blocks(open_source(model))

@@ -26,8 +26,8 @@ def with_function(found: Verification, before: Checkpoint, after: Checkpoint) ->
         return found
     numbers = f"distance {relation.attention:.4f}; specdiag lineage says more"
     sentence = {
-        "same function": "The functions of the layers differ by no more than rounding to 8 bits changes them: the copy is "
-        f"in another form, or was trained a little further ({numbers}).",
+        "same function": "The functions of the layers differ by no more than rounding to 8 bits changes them: the "
+        f"copy is in another form, or was trained a little further ({numbers}).",
         "derived": f"The layers compute something else, and the models are kin ({numbers}).",
     }.get(relation.verdict, f"The layers compute something else ({numbers}).")
     return replace(found, function=relation.verdict, notes=(*found.notes, sentence))
