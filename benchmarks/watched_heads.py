@@ -17,6 +17,7 @@ from methods import read_text
 
 from specdiag.optim.norms.block_figures import BlockFigures
 from specdiag.text.counts import percent
+from specdiag.trajectories.metric_log import LogEntry
 
 EVERY, ROUNDS = 50, 9
 
@@ -25,13 +26,18 @@ def main() -> None:
     """Measure, and print one line."""
     torch.set_num_threads(1)
     training = Training(read_text(), 0)
-    names = {name for name, _ in training.model.named_parameters()}
-    figures = BlockFigures(training.model, names)
-    n_entries = len(figures.entries(0))
+    parameters = {name: p.detach() for name, p in training.model.named_parameters()}
+    figures = BlockFigures(training.model, parameters)
+
+    def entries() -> list[LogEntry]:
+        heads = [row for own in figures.of_heads(0, parameters) for row in own]
+        return [*heads, *figures.of_channels(0, figures.rows(parameters))]
+
+    n_entries = len(entries())
     steps: list[float] = []
     looks: list[float] = []
     for repeat in range(ROUNDS + 1):
-        step, look = _seconds(lambda: training.run(3)) / 3, _seconds(lambda: figures.entries(0))
+        step, look = _seconds(lambda: training.run(3)) / 3, _seconds(entries)
         if repeat:
             steps.append(step)
             looks.append(look)

@@ -53,4 +53,4 @@ def gather(tensor: torch.Tensor, ranks: Collection[int]) -> torch.Tensor | None:
     if received is None:
         return None
     parts = [part.view(local.dtype) for part in received]
-    return torch.cat(parts, axis).narrow(axis, 0, size[axis])
+    return torch.cat(parts, axis).narrow(axis, 0, size[axis]).contiguous()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,8 @@ from specdiag.dynamics.norm_log import NormedModule
 from specdiag.live.matrices import LiveMatrix
 from specdiag.live.parameters import ParamGroup
 from specdiag.optim.decay_semantics import decay_semantics, removed
-from specdiag.optim.norms.step_parts import StepParts
+from specdiag.optim.norms.power_iteration import PowerIteration
+from specdiag.optim.norms.step_parts import StepParts, inner_products, split_step, to_numbers
 from specdiag.trajectories.metric_log import RUN, LogEntry, entry
 
 _HIDDEN = ("attention", "mlp")
@@ -36,24 +37,83 @@ class Snapshot:
 
 
 def snapshot(
-    optimizer: Optimizer, group: ParamGroup, parameter: nn.Parameter, matrices: Sequence[LiveMatrix]
+    optimizer: Optimizer,
+    group: ParamGroup,
+    weights: torch.Tensor,
+    gradient: torch.Tensor | None,
+    matrices: Sequence[LiveMatrix],
 ) -> Snapshot:
-    """Copy a Parameter before a step, and read its gradient, lr and decay.
+    """Read a Parameter's gradient, lr and decay before a step.
 
     Args:
         optimizer: within its step.
         group: with the Parameter, as the step will read it.
-        parameter: before the step.
+        weights: copy of the Parameter.
+        gradient: of its shape; None without one.
         matrices: that are cut from it.
     """
-    gradient = parameter.grad
     fraction, lr = 0.0 if gradient is None else removed(optimizer, group), float(group["lr"])
     lengths: dict[str, torch.Tensor] = {}
     if gradient is not None:
         dense = gradient.detach().to_dense() if gradient.is_sparse else gradient.detach()
         lengths = {m.key: _length(m.cut(dense)) for m in matrices}
     argument = fraction / lr if fraction and lr else float(group.get("weight_decay", 0.0))
-    return Snapshot(parameter.detach().clone(), lengths, lr, argument, fraction)
+    return Snapshot(weights, lengths, lr, argument, fraction)
+
+
+def weight_rows(
+    step: int, matrices: Sequence[LiveMatrix], weights: Mapping[nn.Parameter, torch.Tensor], powers: PowerIteration
+) -> dict[str, list[LogEntry]]:
+    """Measure weights that no step follows.
+
+    Args:
+        step: optimizer steps done.
+        matrices: to measure.
+        weights: whole Parameters.
+        powers: of the spectral norms.
+
+    Returns:
+        The entries of each matrix, by key.
+    """
+    cuts = {m.key: m.cut(weights[m.parameter]) for m in matrices}
+    spectral = powers.norms(cuts)
+    squares = to_numbers([inner_products(cut, cut) for cut in cuts.values()])
+    return {
+        m.key: list(weight_entries(step, m, cuts[m.key], math.sqrt(square), spectral[m.key]))
+        for m, (square, *_) in zip(matrices, squares, strict=True)
+    }
+
+
+def step_rows(
+    step: int,
+    own: Sequence[tuple[LiveMatrix, Snapshot]],
+    products: Mapping[str, torch.Tensor],
+    powers: PowerIteration,
+) -> dict[str, list[LogEntry]]:
+    """Measure weights and the step that followed.
+
+    Args:
+        step: optimizer steps done before that one.
+        own: matrices, each with its Parameter before the step.
+        products: `inner_products` of each matrix before and after the step, by key.
+        powers: of the spectral norms.
+
+    Returns:
+        The entries of each matrix, by key.
+    """
+    lengths = {m.key: before.gradients[m.key].reshape(1) for m, before in own if m.key in before.gradients}
+    gradients = dict(zip(lengths, to_numbers(list(lengths.values())), strict=True))
+    totals = to_numbers([products[m.key] for m, _ in own])
+    cuts = {m.key: m.cut(before.weights) for m, before in own}
+    spectral = powers.norms(cuts)
+    rows: dict[str, list[LogEntry]] = {}
+    for (m, before), total in zip(own, totals, strict=True):
+        parts = split_step(*total, removed=before.removed, rounding=torch.finfo(before.weights.dtype).eps)
+        rows[m.key] = [
+            *weight_entries(step, m, cuts[m.key], parts.norm, spectral[m.key]),
+            *step_entries(step, m, parts, before, *gradients.get(m.key, [None])),
+        ]
+    return rows
 
 
 def weight_entries(

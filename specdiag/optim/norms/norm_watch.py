@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import cast
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
@@ -21,13 +20,15 @@ from specdiag.dynamics.norm_log import write_modules
 from specdiag.errors import UsageError
 from specdiag.files import Table
 from specdiag.live.attaching import decays_in_force, rates_in_force
-from specdiag.live.matrices import LiveMatrix
+from specdiag.live.matrices import LiveMatrix, live_matrices
+from specdiag.live.parameters import live_parameters
 from specdiag.optim.decay_semantics import torch_optimizer
 from specdiag.optim.norms.block_figures import BlockFigures
-from specdiag.optim.norms.norm_entries import Snapshot, describe, layer_means, snapshot, step_entries, weight_entries
+from specdiag.optim.norms.norm_entries import Snapshot, describe, layer_means, snapshot, step_rows, weight_rows
 from specdiag.optim.norms.power_iteration import PowerIteration
-from specdiag.optim.norms.step_parts import inner_products, split_step, to_numbers
+from specdiag.optim.norms.step_parts import inner_products
 from specdiag.optim.norms.watched_modules import watched_matrices
+from specdiag.optim.norms.whole_weights import Part, WholeWeights
 from specdiag.records import ROLES
 from specdiag.system.folder_lock import FolderLock
 from specdiag.text import checks
@@ -45,7 +46,8 @@ class NormWatch:
     the residual stream are logged too, and a warning says where one goes off course.
 
     The run does not change. A logged step costs a copy of the watched weights, other steps nothing. Where ranks train
-    together, the first one measures and writes.
+    together, the first one measures and writes. Where Parameters are shards (FSDP2, tensor parallelism), each is put
+    together at one rank, which measures it: every rank makes each call, and gets all entries and alerts.
 
     Example:
         >>> watch = NormWatch(model, optimizer, out="runs/mine")
@@ -82,6 +84,7 @@ class NormWatch:
 
         Raises:
             UsageError: an option makes no sense, the optimizer or the model cannot be watched, or `out` cannot be made.
+            RankFailed: Parameters are shards, and `out` cannot be made at the first rank.
         """
         if checks.whole("every", every) < 1:
             raise UsageError(f"every={every} must be a number of steps of at least 1")
@@ -103,34 +106,38 @@ class NormWatch:
         self.notes: tuple[str, ...] = () if self._figures is None else self._figures.notes
         """Sentences on blocks of which scores, QK and channels are not watched, each with its reason."""
         self._last_values: dict[tuple[str, str], Last] = {}
-        self._of_blocks: list[LogEntry] | None = None
+        matrices = {m.parameter for m in live_matrices(model)}
+        self._named = live_parameters(model)
+        self._vectors = {name: p.detach() for name, p in self._named.items() if p not in matrices}
+        self._weights = WholeWeights(self._matrices, () if self._figures is None else self._figures.together())
         self._powers = PowerIteration()
         self._handles: list[RemovableHandle] = []
         self._of_parameter: dict[nn.Parameter, list[LiveMatrix]] = {}
         for matrix in self._matrices:
             self._of_parameter.setdefault(matrix.parameter, []).append(matrix)
-        self._before: dict[int, dict[nn.Parameter, Snapshot]] = {}
+        self._copies: dict[nn.Parameter, torch.Tensor] | None = None
+        self._before: dict[int, dict[nn.Parameter, Snapshot | None]] = {}
         self._depth: dict[int, int] = {}
         self._pending: set[int] = set()
         self._last_step = -1
         self._step = 0
-        self._entries: list[LogEntry] = []
+        self._part = Part()
         self.latest: tuple[LogEntry, ...] = ()
         """Entries of the last logged step."""
         self.alerts: tuple[Alert, ...] = ()
         """Alerts of the last logged step."""
-        self._is_writer = not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
         self._log: Path | None = None
         self._lock: FolderLock | None = None
-        if out is not None and self._is_writer:
-            folder = Path(out) / NORMS_NAME
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise UsageError(f"cannot make the folder {folder}: {error.strerror}; name another one") from error
-            self._lock = FolderLock(folder, "log of norms")
-            write_modules(folder, every, [describe(m, *groups[m.parameter]) for m in self._matrices])
-            self._log = folder / LOG_NAME
+        with self._weights.agreement():
+            if out is not None and self._weights.is_writer:
+                folder = Path(out) / NORMS_NAME
+                try:
+                    folder.mkdir(parents=True, exist_ok=True)
+                except OSError as error:
+                    raise UsageError(f"cannot make the folder {folder}: {error.strerror}; name another one") from error
+                self._lock = FolderLock(folder, "log of norms")
+                write_modules(folder, every, [describe(m, *groups[m.parameter]) for m in self._matrices])
+                self._log = folder / LOG_NAME
 
     def step(self, global_step: int | None = None) -> None:
         """Announce an optimizer step. It is logged where `every` divides the number of steps before it.
@@ -139,10 +146,10 @@ class NormWatch:
             global_step: optimizer steps done so far, 0 before the first; None counts calls.
         """
         self._last_step = self._last_step + 1 if global_step is None else global_step
-        if not self._is_writer:
+        if not self._weights.takes_part:
             return
         self._write()
-        self._before, self._depth, self._of_blocks = {}, {}, None
+        self._before, self._depth, self._copies, self._part = {}, {}, None, Part()
         self._step = self._last_step
         if self._step % self._every == 0:
             self.detach()
@@ -160,17 +167,17 @@ class NormWatch:
         Args:
             global_step: optimizer steps done; None for one more than in the last call of `step`.
         """
-        if self._is_writer:
+        if self._weights.takes_part:
             self._write()
             self._step = self._last_step + 1 if global_step is None else global_step
             self._last_step = self._step
-            cuts = {m.key: m.cut(m.parameter.detach()) for m in self._matrices}
-            spectral = self._powers.norms(cuts)
-            for m in self._matrices:
-                norm = math.sqrt(float(inner_products(cuts[m.key], cuts[m.key])[0]))
-                self._entries += weight_entries(self._step, m, cuts[m.key], norm, spectral[m.key])
-            if self._figures is not None:
-                self._of_blocks = self._figures.entries(self._step)
+            copies = self._look()
+            rows: dict[str, list[LogEntry]] = {m.key: [] for m in self._matrices}
+            with self._weights.attempt():
+                rows |= weight_rows(
+                    self._step, [m for m in self._matrices if m.parameter in copies], copies, self._powers
+                )
+            self._part.entries += rows.values()
             self._write()
             if self._lock is not None:
                 self._lock.release()
@@ -193,7 +200,7 @@ class NormWatch:
         for handle in self._handles:
             handle.remove()
         self._handles, self._pending = [], set()
-        self._before, self._depth = {}, {}
+        self._before, self._depth, self._copies = {}, {}, None
 
     def __enter__(self) -> NormWatch:
         return self
@@ -201,7 +208,8 @@ class NormWatch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._write()
+        if error is None:
+            self._write()
         self.detach()
 
     def _enter(self, optimizer: Optimizer, *_: object) -> None:
@@ -215,8 +223,8 @@ class NormWatch:
             raise UsageError("the optimizer's step is compiled or captured in a CUDA graph: it cannot be watched")
         self._pending.remove(key)
         self._depth[key] = 1
-        if self._figures is not None and self._of_blocks is None:
-            self._of_blocks = self._figures.entries(self._step)
+        if self._copies is None:
+            self._copies = self._look()
         decays, rates = decays_in_force(optimizer), rates_in_force(optimizer)
         groups = {
             p: group
@@ -224,9 +232,27 @@ class NormWatch:
             for group in optimizer.param_groups
             for p in group["params"]
         }
-        self._before[key] = {
-            p: snapshot(optimizer, groups[p], p, own) for p, own in self._of_parameter.items() if p in groups
-        }
+        self._before[key] = {}
+        for p, own in self._of_parameter.items():
+            if p not in groups:
+                continue
+            gradient = None if p.grad is None else self._weights.whole(p, p.grad.detach())
+            self._before[key][p] = None
+            if p in self._copies:
+                with self._weights.attempt():
+                    self._before[key][p] = snapshot(optimizer, groups[p], self._copies[p], gradient, own)
+
+    @torch.no_grad()
+    def _look(self) -> dict[nn.Parameter, torch.Tensor]:
+        """Copy the watched Parameters, each where it is measured, and measure the blocks."""
+        copies = self._weights.copies()
+        if self._figures is not None:
+            present = self._weights.everywhere(self._vectors)
+            present |= {name: copies[p] for name, p in self._named.items() if p in copies}
+            with self._weights.attempt():
+                self._part.heads = self._figures.of_heads(self._step, present)
+                self._part.rows = self._figures.rows(present)
+        return copies
 
     @torch.no_grad()
     def _leave(self, optimizer: Optimizer, *_: object) -> None:
@@ -238,35 +264,36 @@ class NormWatch:
             return
         snapshots = self._before.pop(key)
         del self._depth[key]
-        own = [m for p in snapshots for m in self._of_parameter[p]]
-        totals = to_numbers(
-            [inner_products(m.cut(snapshots[m.parameter].weights), m.cut(m.parameter.detach())) for m in own]
-        )
-        steps = [
-            split_step(*total, removed=snapshots[m.parameter].removed, rounding=torch.finfo(m.parameter.dtype).eps)
-            for m, total in zip(own, totals, strict=True)
-        ]
-        lengths = to_numbers([length.reshape(1) for s in snapshots.values() for length in s.gradients.values()])
-        names = [name for s in snapshots.values() for name in s.gradients]
-        gradients = {name: length for name, (length,) in zip(names, lengths, strict=True)}
-        cuts = {m.key: m.cut(snapshots[m.parameter].weights) for m in own}
-        spectral = self._powers.norms(cuts)
-        for m, parts in zip(own, steps, strict=True):
-            self._entries += weight_entries(self._step, m, cuts[m.key], parts.norm, spectral[m.key])
-            self._entries += step_entries(self._step, m, parts, snapshots[m.parameter], gradients.get(m.key))
+        products: dict[str, torch.Tensor] = {}
+        for p, before in snapshots.items():
+            after = self._weights.whole(p, p.detach())
+            with self._weights.attempt():
+                if before is not None and after is not None:
+                    products |= {
+                        m.key: inner_products(m.cut(before.weights), m.cut(after)) for m in self._of_parameter[p]
+                    }
+        rows: dict[str, list[LogEntry]] = {m.key: [] for p in snapshots for m in self._of_parameter[p]}
+        with self._weights.attempt():
+            own = [(m, s) for p, s in snapshots.items() if s is not None for m in self._of_parameter[p]]
+            rows |= step_rows(self._step, own, products, self._powers)
+        self._part.entries += rows.values()
+        self._copies = {p: copy for p, copy in (self._copies or {}).items() if p not in snapshots}
         if not self._pending and not self._before:
             self._write()
 
     def _write(self) -> None:
         """Finish a logged step: add the means over layers, and write the log."""
-        if not self._entries:
+        if not self._part.entries:
             return
-        blocks = self._of_blocks or []
-        rows = [*layer_means(self._step, self._matrices, self._entries), *self._entries, *blocks]
-        self.latest, self._entries, self._of_blocks = tuple(rows), [], None
+        part, self._part = self._part, Part()
+        part = self._weights.share(part, self._powers)
+        entries = list(chain(*part.entries))
+        channels = () if self._figures is None else self._figures.of_channels(self._step, part.rows)
+        rows = [*layer_means(self._step, self._matrices, entries), *entries, *chain(*part.heads), *channels]
+        self.latest = tuple(rows)
         self.alerts = tuple(function_alerts(self._last_values, rows)) if self._raises else ()
         self._last_values |= latest_values(self._last_values, rows)
-        for alert in self.alerts:
+        for alert in self.alerts if self._weights.is_writer else ():
             _log.warning("step %d: %s", alert.step, alert.message)
         if self._log is not None:
             append_log(self._log, rows)

@@ -35,13 +35,16 @@ def watched_matrices(
         Matrices in definition order, each under the first name of its Parameter.
 
     Raises:
-        UsageError: a role is unknown, nothing is left, or the Parameters are shards.
+        UsageError: a role is unknown, nothing is left, or the Parameters are shards of FSDP1.
     """
     unknown = [role for role in roles if role not in get_args(Role)]
     if unknown:
         raise UsageError(f"unknown role '{unknown[0]}'; choose from {', '.join(get_args(Role))}")
-    if any(hasattr(p, "full_tensor") or "_fsdp_wrapped_module" in name for name, p in model.named_parameters()):
-        raise UsageError("a norm watch needs whole Parameters on each rank, as DDP has them; this model is sharded")
+    if any("_fsdp_wrapped_module" in name for name, _ in model.named_parameters()):
+        raise UsageError(
+            "a norm watch cannot tell the matrices in flat shards of FullyShardedDataParallel (FSDP1): shard the model "
+            "with fully_shard (FSDP2)"
+        )
     selected = [
         matrix
         for matrix in live_matrices(model)
