@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from specdiag.errors import UsageError
+from specdiag.text.counts import parse_count
 
 from . import opening, options, output, targets
 from .sharing import Given, takes_shared
@@ -222,13 +223,34 @@ def recommend(
         ),
     ] = None,
     tokens: Annotated[
-        float | None, typer.Option("--tokens", help="Training tokens of the run.", rich_help_panel=_LINES)
+        float | None,
+        typer.Option(
+            "--tokens",
+            parser=parse_count,
+            metavar="N",
+            help="Training tokens of the run, as 20B or 2e10.",
+            rich_help_panel=_LINES,
+        ),
     ] = None,
     params: Annotated[
-        float | None, typer.Option("--params", help="Parameters of the model.", rich_help_panel=_LINES)
+        float | None,
+        typer.Option(
+            "--params",
+            parser=parse_count,
+            metavar="N",
+            help="Parameters of the model, as 7B or 135m.",
+            rich_help_panel=_LINES,
+        ),
     ] = None,
     batch_tokens: Annotated[
-        float | None, typer.Option("--batch-tokens", help="Tokens of one optimizer step.", rich_help_panel=_LINES)
+        float | None,
+        typer.Option(
+            "--batch-tokens",
+            parser=parse_count,
+            metavar="N",
+            help="Tokens of one optimizer step, as 512k.",
+            rich_help_panel=_LINES,
+        ),
     ] = None,
     context_length: Annotated[
         int | None, typer.Option("--context-length", help="Tokens of one sequence.", rich_help_panel=_LINES)

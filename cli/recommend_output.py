@@ -142,7 +142,10 @@ def base_alone(planned: options.Arguments, lr: float | None, export: str | None,
         )
         console.print()
         answer_output.show_facts(facts(lines), console)
-        command = f"simulate --lr {lines.lr:g} --weight-decay {lines.weight_decay:.3g} --steps {lines.steps:.0f}"
+        course = f"--lr-shape linear --warmup {0.1 * lines.steps:.0f}"  # as the fits were made
+        command = (
+            f"simulate --lr {lines.lr:g} --weight-decay {lines.weight_decay:.3g} --steps {lines.steps:.0f} {course}"
+        )
         answer_output.show_next({f"specdiag {command}": "what it does to the norms"})
 
     output.deliver(json.format(json.encode(lines), indent=1), out, None if export else show)

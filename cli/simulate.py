@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from specdiag.errors import UsageError
+from specdiag.text.counts import parse_count
 
 from . import answer_output, options, output
 
@@ -125,7 +126,13 @@ def simulate(
     ] = 1.0,
     batch_tokens: Annotated[
         float | None,
-        typer.Option("--batch-tokens", help="Tokens of one step: times in tokens too.", rich_help_panel=options.RUN),
+        typer.Option(
+            "--batch-tokens",
+            parser=parse_count,
+            metavar="N",
+            help="Tokens of one step, as 512k: times in tokens too.",
+            rich_help_panel=options.RUN,
+        ),
     ] = None,
     stochastic: Annotated[
         bool,

@@ -232,10 +232,11 @@ def _reasons(verdict: Verdict) -> Iterator[str]:
     if verdict.time_constant is None:
         yield f"Nothing decays: lr {verdict.lr:g} times base decay {verdict.base_weight_decay:g} is 0."
     else:
+        formula = "2/(peak lr x decay)" if falling else "1/(lr x decay)"
+        half = ", for an lr that falls to zero has half its peak in the mean" if falling else ""
         yield (
-            f"A changed decay acts over 1/(lr x decay) = {verdict.time_constant:,.0f} steps"
-            f"{' at the mean of an lr that falls to zero' if falling else ''}; {verdict.steps_left:,} are left, "
-            f"{verdict.steps_left / verdict.time_constant:.2g} of that."
+            f"A changed decay acts over {formula} = {verdict.time_constant:,.0f} steps{half}. "
+            f"{verdict.steps_left:,} are left, {verdict.steps_left / verdict.time_constant:.2g} of that."
         )
     yield (
         f"By then the norms of {n} modules change by {_percent(verdict.median_change)} in the median "

@@ -6,9 +6,13 @@
 ('22.7 M', '134 B', '512')
 >>> percent(0.98), percent(0.0316, 1), percent(0.2, 1, "+"), percent(-0.001)
 ('98 %', '3.2 %', '+20.0 %', '0 %')
+>>> parse_count("20B"), parse_count("7e9"), parse_count("135m")
+(20000000000.0, 7000000000.0, 135000000.0)
 """
 
 from __future__ import annotations
+
+import re
 
 
 def counted(n: int, noun: str, plural: str | None = None) -> str:
@@ -38,6 +42,25 @@ def abbreviated(n: int) -> str:
         if n >= size:
             return f"{n / size:.3g} {unit}"
     return str(n)
+
+
+_SIZES = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
+_COUNT = re.compile(r"\s*([0-9][0-9_,]*\.?[0-9]*(?:e[+-]?[0-9]+)?|\.[0-9]+)\s*([kmbgt]?)\s*", re.IGNORECASE)
+
+
+def parse_count(text: str) -> float:
+    """Read a large number as people write it.
+
+    Args:
+        text: such as `20B`, `7e9`, `135m`, `1.3 T` or `500,000`; k, m, b (or g) and t are powers of a thousand.
+
+    Raises:
+        ValueError: it is no such number.
+    """
+    match = _COUNT.fullmatch(text)
+    if match is None:
+        raise ValueError(f"'{text}' is no count: write 20B, 7e9 or 135m")
+    return float(match[1].replace(",", "").replace("_", "")) * _SIZES[match[2].lower()]
 
 
 def percent(share: float, digits: int = 0, sign: str = "") -> str:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from specdiag.decay.plan import DecayPlan, PlanEntry
 
 R = TypeVar("R", contravariant=True)
-_RHO = "(alpha - 1)/(null - 1): 1 like noise, below 1 heavier; not comparable across shapes"
+_RHO = "(alpha - 1)/(null - 1), relative to noise of this shape: 1 like noise, below 1 heavier"
 _GAUGE = "square_alpha of the balanced form less that of the stored one: what it owes to how it is stored"
 _SQUARE = "alpha of a square cut of the matrix, comparable across shapes"
 

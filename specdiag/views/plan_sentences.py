@@ -87,8 +87,8 @@ def _instead(plan: DecayPlan) -> str:
     if has_square_plan(plan):
         return "basis='square' takes the shapes out."
     return (
-        "Two measures take the shapes out, square_alpha and rho, and they disagree (correlation "
-        f"{plan.agreement:+.2f}). So basis='square' gives no better plan."
+        "Two measures take the shapes out, square_alpha and rho, and they agree too little (correlation "
+        f"{plan.agreement:+.2f}, {AGREE} needed). So basis='square' gives no better plan."
     )
 
 
@@ -101,8 +101,8 @@ def _held_fixed(plan: DecayPlan) -> list[str]:
     if plan.agreement >= AGREE:
         return [f"rho, the other measure without shapes, agrees (correlation {plan.agreement:+.2f})."]
     return [
-        f"The two measures disagree (correlation {plan.agreement:+.2f}). Mean ratios by square_alpha: "
-        f"{_by_family(plan, 'ratio')}. Mean ratios by rho: {_by_family(plan, 'rho_ratio')}."
+        f"The two measures agree too little (correlation {plan.agreement:+.2f}, {AGREE} needed). Mean ratios: "
+        f"{_by_family(plan, 'ratio')} by square_alpha, {_by_family(plan, 'rho_ratio')} by rho."
     ]
 
 

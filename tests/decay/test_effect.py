@@ -86,7 +86,7 @@ def test_a_plan_that_is_worth_a_run():
     assert found.median_distance == pytest.approx(np.median(np.abs(np.subtract(found.changes, found.uniform_change))))
     assert found.time_constant == pytest.approx(10_000)
     said = " ".join(found.reasons)
-    assert "10,000 steps; 20,000 are left, 2 of that" in said
+    assert "1/(lr x decay) = 10,000 steps. 20,000 are left, 2 of that" in said
     assert "do not imply a changed loss" in said
     assert msgspec.json.decode(msgspec.json.encode(found), type=Verdict) == found
 
@@ -106,6 +106,7 @@ def test_an_lr_that_falls_to_zero_shows_less():
     assert falling.median_change < kept.median_change
     assert falling.time_constant == 2 * kept.time_constant
     assert "falls to zero" in falling.reasons[0]
+    assert "2/(peak lr x decay) = " in falling.reasons[0]
     assert "after many more steps" in kept.reasons[1]
     assert "after many more steps" not in falling.reasons[1]
 

@@ -1,6 +1,6 @@
 import msgspec
 import pytest
-from command import execute, python
+from command import execute, invoke, python
 
 import specdiag
 from specdiag.decay.power_lines import (
@@ -196,3 +196,24 @@ def test_without_a_checkpoint_there_is_no_plan(tmp_path, options, said):
 def test_what_the_rule_lacks_is_named(tmp_path):
     refused = execute("recommend", *ASKED[:-2], cwd=tmp_path)
     assert (refused.returncode, "add --lr" in refused.stderr) == (2, True)
+
+
+def test_counts_are_taken_as_people_write_them(tmp_path):
+    short = (
+        "--tokens",
+        "3B",
+        "--params",
+        "160m",
+        "--batch-tokens",
+        "98_304",
+        "--context-length",
+        "1024",
+        "--lr",
+        "4e-4",
+    )
+    assert invoke("recommend", *short).stdout == invoke("recommend", *ASKED).stdout
+    next_line = invoke("recommend", *short).stderr
+    assert "--steps 30518 --lr-shape linear --warmup 3052" in next_line
+    wrong = invoke("recommend", "--tokens", "3X", *short[2:])
+    assert wrong.exit_code == 2
+    assert "write 20B, 7e9 or 135m" in " ".join(wrong.stderr.split())
