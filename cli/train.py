@@ -64,27 +64,28 @@ def train(
         rich_help_panel=SOURCE)] = False,
     decay: Annotated[str | None, typer.Option(
         "--decay", rich_help_panel=_DECAY,
-        help="plan:FILE, alphadecay (follows the weights), awd, adadecay, module-adadecay, uniform or none.",
+        help="plan:FILE, alphadecay (follows the weights), alphalr (learning rates that do; untested), awd, adadecay, "
+        "module-adadecay, uniform or none.",
         show_default="plan.json next to the checkpoint, else a new plan")] = None,
     s1: Annotated[float | None, typer.Option(
-        "--s1", help="Decay ratio of the module with the heaviest tail.", rich_help_panel=_DECAY,
-        show_default="0.67")] = None,
+        "--s1", help="Ratio of the module with the heaviest tail.", rich_help_panel=_DECAY,
+        show_default="0.67; alphalr: 1")] = None,
     s2: Annotated[float | None, typer.Option(
-        "--s2", help="Decay ratio of the module with the lightest tail.", rich_help_panel=_DECAY,
-        show_default="3.0")] = None,
+        "--s2", help="Ratio of the module with the lightest tail.", rich_help_panel=_DECAY,
+        show_default="3.0; alphalr: 5")] = None,
     basis: Annotated[str | None, typer.Option(
         "--basis", help="alpha, or square (independent of the shape).", rich_help_panel=_DECAY,
         show_default="alpha")] = None,
     every: Annotated[int | None, typer.Option(
-        "--every", min=1, help="alphadecay: steps between measurements.", rich_help_panel=_DECAY,
-        show_default="500")] = None,
+        "--every", min=1, help="alphadecay, alphalr: steps between measurements.", rich_help_panel=_DECAY,
+        show_default="500; alphalr: 100")] = None,
     mode: Annotated[str | None, typer.Option(
-        "--mode", help="alphadecay: round-robin, sweep or background.", rich_help_panel=_DECAY,
-        show_default="round-robin")] = None,
+        "--mode", help="alphadecay, alphalr: round-robin, sweep or background.", rich_help_panel=_DECAY,
+        show_default="round-robin; alphalr: sweep")] = None,
     measure_first: Annotated[bool | None, typer.Option(
         "--measure-first/--no-measure-first", rich_help_panel=_DECAY,
-        help="alphadecay: measure before the first step, or keep ratio 1 until every module has been measured.",
-        show_default="measure first if the weights are trained")] = None,
+        help="alphadecay, alphalr: measure before the first step, or keep ratio 1 until every module was measured.",
+        show_default="measure first if the weights are trained; alphalr: always")] = None,
     slope: Annotated[float | None, typer.Option(
         "--slope", min=0, help="adadecay: slope of its sigmoid.", rich_help_panel=_DECAY,
         show_default="4.0")] = None,

@@ -6,11 +6,17 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from helpers import PATIENCE
 
-def run_ranks(code: str, folder: Path, n: int = 2) -> None:
-    """Run a script once for each rank, with the folder as its argument; it can import what lies beside this file."""
+
+def run_ranks(code: str, folder: Path, n: int = 2, ends: Sequence[int] = ()) -> None:
+    """Run a script once for each rank, with the folder as its argument; it can import what lies beside this file.
+
+    Each rank must end with its exit code of `ends`; without them all end well.
+    """
     script = folder / "worker.py"
     script.write_text(code)
     with socket.socket() as free:
@@ -22,4 +28,4 @@ def run_ranks(code: str, folder: Path, n: int = 2) -> None:
         subprocess.Popen([sys.executable, script, folder], env=os.environ | shared | {"RANK": str(rank)})
         for rank in range(n)
     ]
-    assert [process.wait(timeout=120) for process in running] == [0] * n
+    assert [process.wait(timeout=PATIENCE) for process in running] == list(ends or [0] * n)

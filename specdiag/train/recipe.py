@@ -78,7 +78,7 @@ class Recipe(Record, frozen=True, kw_only=True):
     max_tokens: int = 0
     """Number of tokens to take from the data; 0 for all."""
     decay: str = "uniform"
-    """`uniform`, `none`, `alphadecay`, `awd`, `adadecay`, `module-adadecay`, `plan:FILE`."""
+    """`uniform`, `none`, `alphadecay`, `alphalr`, `awd`, `adadecay`, `module-adadecay`, `plan:FILE`."""
     optimizer: str = "adamw"
     """A name of `specdiag.optim.METHODS`; empty, only in a run that continues, for the Trainer's own."""
     start: str = ""

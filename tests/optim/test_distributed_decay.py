@@ -132,6 +132,29 @@ for shard in (False, True):
             background._measure_copy, replicas.exponents = held
         decay.detach()
 
+from specdiag.optim import AlphaLR
+
+def at_own_rates(shard, kind, options):
+    model = Decoder().eval()
+    if shard:
+        for layer in model.layers:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+    optimizer = kind(model.parameters(), lr=1e-2, weight_decay=0.1, **options)
+    rates = AlphaLR(model, optimizer, every=2, blend=2)
+    train(model, optimizer, 2, decay=rates)
+    saved = json.loads(json.dumps(rates.state_dict()))
+    rates.detach()
+    rates = AlphaLR(model, optimizer, every=2, blend=2)
+    rates.load_state_dict(saved)
+    train(model, optimizer, 2, decay=rates, start=2)
+    found[f"rates {shard}"] = rates.ratios
+    return [p.detach().full_tensor() if shard else p.detach() for p in model.parameters()]
+
+for name, (kind, options) in kinds.items():
+    pairs = zip(at_own_rates(True, kind, options), at_own_rates(False, kind, options))
+    found[f"rates {name}"] = max(float((ours - whole).abs().max()) for ours, whole in pairs)
+
 model = Decoder(layers=1 + rank)
 try:
     AlphaDecay(model, torch.optim.AdamW(model.parameters(), weight_decay=0.1))
@@ -193,6 +216,14 @@ def test_what_one_rank_cannot_measure_ends_all(ranks, mode, shard):
     assert second == ["RuntimeError", "the device is gone"]
     assert first[0] == "ComputationError"
     assert "rank 1 could not measure its matrices" in first[1]
+
+
+@pytest.mark.parametrize("name", ["foreach", "for-loop", "fused", "sgd"])
+def test_shards_step_at_the_rates_of_whole_weights(ranks, name):
+    """AlphaLR scales the update of each rank's part; it is saved and loaded half way."""
+    assert all(rank[f"rates {name}"] <= 2e-7 for rank in ranks)
+    assert ranks[0]["rates True"] == ranks[1]["rates True"] == pytest.approx(ranks[0]["rates False"], abs=1e-4)
+    assert max(ranks[0]["rates True"].values()) == 5.0
 
 
 def test_ranks_of_different_modules_are_refused(ranks):

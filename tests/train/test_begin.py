@@ -61,12 +61,12 @@ def test_a_run_that_begins_is_written_whole_and_loads_in_transformers(recipe, tm
     ("optimizer", "rule"),
     [
         *((name, "alphadecay") for name in ("adamc", "muon", "scionc", "awd")),
-        *(("adamw", rule) for rule in ("awd", "adadecay", "module-adadecay")),
+        *(("adamw", rule) for rule in ("awd", "adadecay", "module-adadecay", "alphalr")),
     ],
 )
 def test_interrupted_is_uninterrupted_with_every_optimizer_and_rule(recipe, tmp_path, optimizer, rule):
     settings = {name: v for name, v in recipe.settings.items() if name != "learning_rate"}
-    options = {"every": 1} if rule == "module-adadecay" else {}
+    options = {"module-adadecay": {"every": 1}, "alphalr": {"every": 2, "until": 3, "blend": 3}}.get(rule, {})
     recipe = msgspec.structs.replace(recipe, optimizer=optimizer, decay=rule, alphadecay=options, settings=settings)
     begin(recipe, tmp_path / "whole").train()
     cut = begin(recipe, tmp_path / "cut")
@@ -107,6 +107,20 @@ def test_every_rule_changes_what_decays_and_nothing_else_in_the_first_step(recip
     moved = {name for name in uniform if not torch.equal(uniform[name], other[name])}
     assert DOWN in moved
     assert not any("norm" in name or "embed" in name for name in moved)
+
+
+def test_learning_rates_follow_the_weights_and_are_logged(recipe, tmp_path):
+    run = begin(msgspec.structs.replace(recipe, decay="alphalr", alphadecay={"blend": 1}), tmp_path / "run")
+    assert any("effect on the loss was not tested here" in note for note in run.notes)
+    run.train()
+    held = {(e.metric, e.module): e.value for e in read_log(tmp_path / "run" / "specdiag_log.jsonl")}
+    assert held["lr_ratio", "lm_head.weight"] == held["lr_ratio", "model.embed_tokens.weight"] == 5
+    assert 1 <= held["lr_ratio", DOWN] <= 5
+    assert ("ratio", DOWN) not in held
+    state = json.loads((tmp_path / "run" / "checkpoint-4" / "trainer_state.json").read_text())["stateful_callbacks"]
+    assert state["AlphaLRCallback"]["args"]["until"] == 0  # a fifth of four steps: only before the first
+    begin(recipe, tmp_path / "uniform").train()
+    assert not same(tmp_path / "run" / "checkpoint-4", tmp_path / "uniform" / "checkpoint-4")
 
 
 def test_the_cost_and_the_ratios_of_a_rule_are_kept(recipe, tmp_path):

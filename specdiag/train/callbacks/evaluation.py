@@ -16,6 +16,7 @@ class EvaluationCallback(TrainerCallback):
     """Evaluates after every `every`-th step but the last. It must be added after the callbacks that stop a run.
 
     Attributes:
+        first: figures before the first step, if it evaluates then; else None.
         seconds: time that it took.
     """
 
@@ -24,6 +25,8 @@ class EvaluationCallback(TrainerCallback):
         every: int,
         evaluate: Callable[[int], Mapping[str, float]],
         on_log: Callable[[int, Mapping[str, float]], None],
+        *,
+        at_begin: bool = False,
     ) -> None:
         """Prepare evaluations.
 
@@ -31,9 +34,18 @@ class EvaluationCallback(TrainerCallback):
             every: steps between two of them.
             evaluate: evaluates and keeps the figures; takes the step.
             on_log: called with the step and the figures as `eval_NAME`.
+            at_begin: True to evaluate before the first step too, once model and optimizer are prepared.
         """
+        self.first: Mapping[str, float] | None = None
         self.seconds = 0.0
-        self._every, self._evaluate, self._on_log = every, evaluate, on_log
+        self._every, self._evaluate, self._on_log, self._at_begin = every, evaluate, on_log, at_begin
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """Evaluate before the first step, if asked to."""
+        if self._at_begin:
+            self.first = self._timed(state.global_step)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
@@ -42,12 +54,16 @@ class EvaluationCallback(TrainerCallback):
         step = state.global_step
         if step % self._every or step >= state.max_steps or control.should_training_stop:
             return
+        figures = self._timed(step)
+        if state.is_world_process_zero:
+            self._on_log(step, {f"eval_{name}": value for name, value in figures.items()})
+
+    def _timed(self, step: int) -> Mapping[str, float]:
         started = time.perf_counter()
         with keeping_random_numbers():
             figures = self._evaluate(step)
         self.seconds += time.perf_counter() - started
-        if state.is_world_process_zero:
-            self._on_log(step, {f"eval_{name}": value for name, value in figures.items()})
+        return figures
 
 
 @contextmanager

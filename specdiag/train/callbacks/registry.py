@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 OPTIONS: dict[str, tuple[str, ...]] = {
     "alphadecay": ("s1", "s2", "every", "mode", "rule", "basis", "measure_first"),
+    "alphalr": ("s1", "s2", "every", "mode", "basis", "measure_first", "until", "blend", "per", "preserve_mean"),
     "awd": (),
     "adadecay": ("slope",),
     "module-adadecay": ("every", "slope"),
@@ -21,6 +22,11 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "none": (),
 }
 """Names of the options that `[alphadecay]` of a recipe may have, by rule."""
+NOTES: dict[str, str] = {
+    "alphalr": "AlphaLR multiplies learning rates, and with them decoupled decay. Its effect on the loss was not "
+    "tested here. Its ratios raise the mean rate: compare it with a higher uniform rate."
+}
+"""Sentences to say before a run of a rule."""
 PLAN = "plan"
 """Name of the rule that applies a plan."""
 
@@ -47,7 +53,7 @@ def check_rule_options(rule: str, options: Mapping[str, object]) -> None:
 
 
 def rule_callback(
-    rule: str, options: Mapping[str, object], plan: DecayPlan | None, *, trained: bool
+    rule: str, options: Mapping[str, object], plan: DecayPlan | None, *, trained: bool, steps_total: int
 ) -> TrainerCallback | None:
     """Make the callback that applies a rule. This loads transformers.
 
@@ -56,6 +62,7 @@ def rule_callback(
         options: options as in a recipe.
         plan: plan of the rule `plan`; None for other rules.
         trained: True if the weights were trained before: then AlphaDecay measures before the first step.
+        steps_total: steps of the whole run. AlphaLR measures in the first fifth of them, as its released code does.
 
     Returns:
         The callback; None if the optimizer's own decay is used.
@@ -66,6 +73,7 @@ def rule_callback(
 
     live: dict[str, type[live_rules.LiveRuleCallback]] = {
         "alphadecay": live_rules.AlphaDecayCallback,
+        "alphalr": live_rules.AlphaLRCallback,
         "awd": live_rules.AWDCallback,
         "adadecay": live_rules.AdaDecayCallback,
         "module-adadecay": live_rules.ModuleAdaDecayCallback,
@@ -77,4 +85,6 @@ def rule_callback(
     settings = dict(options)
     if rule == "alphadecay":
         settings.setdefault("measure_first", trained)
+    if rule == "alphalr":
+        settings.setdefault("until", steps_total // 5)
     return live[rule](**settings)

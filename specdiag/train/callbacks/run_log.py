@@ -22,7 +22,7 @@ from specdiag.live.attaching import attach, decays_in_force
 from specdiag.live.optimizers import unwrap_optimizers
 from specdiag.live.parameters import live_parameters, untied
 from specdiag.system import interrupts
-from specdiag.train.callbacks.live_rules import LIVE_RULES, LiveRuleCallback
+from specdiag.train.callbacks.live_rules import LIVE_RULES, AlphaLRCallback, LiveRuleCallback
 from specdiag.train.ranks import any_rank
 from specdiag.trajectories.loss_alerts import LossWatch
 from specdiag.trajectories.metric_log import LOG_NAME, RUN, append_log, entry
@@ -43,7 +43,7 @@ class NoDecayCallback(TrainerCallback):
 
 
 class RunLogCallback(TrainerCallback):
-    """Logs the losses, and the decay in force inside the optimizer's steps whenever it changed.
+    """Logs the losses, and the decay in force inside the optimizer's steps whenever it or a ratio of lr changed.
 
     It must be added after the callback that sets the decay.
     """
@@ -66,6 +66,7 @@ class RunLogCallback(TrainerCallback):
         self._path, self._on_first, self._on_log = run / LOG_NAME, on_first, on_log
         self._live = rule if isinstance(rule, LiveRuleCallback) else None
         self._last: Decays = {}
+        self._last_rates: Mapping[str, float] = {}
         self._losses = LossWatch()
 
     def on_train_begin(
@@ -115,22 +116,28 @@ class RunLogCallback(TrainerCallback):
     def _changed(self, decays: Decays, state: TrainerState) -> None:
         decay = None if self._live is None else self._live.decay
         decays = {**decays, **getattr(decay, "decays", {})}
-        if decays == self._last or not state.is_world_process_zero:
+        rates = decay.ratios if decay is not None and isinstance(self._live, AlphaLRCallback) else {}
+        if (decays == self._last and rates == self._last_rates) or not state.is_world_process_zero:
             return
         if not self._last:
             self._on_first(decays)
         alphas: Mapping[str, float | None] = getattr(decay, "alphas", {})
-        ratios = {} if decay is None else decay.ratios
+        ratios = {} if decay is None or rates else decay.ratios
         column = "square_alpha" if alphas and decay is not None and _by_square(decay) else "alpha"
-        changed = [name for name in decays if decays[name] != self._last.get(name)]
+        changed = [
+            name
+            for name in decays
+            if decays[name] != self._last.get(name) or rates.get(name) != self._last_rates.get(name)
+        ]
         entries = [entry(state.global_step, name, "weight_decay", decays[name]) for name in changed]
         entries += [entry(state.global_step, name, "ratio", ratios[name]) for name in changed if name in ratios]
         entries += [entry(state.global_step, n, column, a) for n in changed if (a := alphas.get(n)) is not None]
         rhos: Mapping[str, float | None] = getattr(decay, "rhos", {})
         by_shape = column.replace("alpha", "rho")
         entries += [entry(state.global_step, n, by_shape, r) for n in changed if (r := rhos.get(n)) is not None]
+        entries += [entry(state.global_step, n, "lr_ratio", rates[n]) for n in changed if n in rates]
         append_log(self._path, entries)
-        self._last = dict(decays)
+        self._last, self._last_rates = dict(decays), dict(rates)
 
 
 def _by_square(decay: Any) -> bool:

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from specdiag.errors import SourceError
 from specdiag.live.parameters import live_parameters, untied
+from specdiag.system.gathering import is_sharded
 
 _AT_ONCE = 1 << 24
 """Values that are checked in one pass."""
@@ -104,7 +105,12 @@ def _plain_defects(content: Any, path: str = "") -> Iterator[str]:
 
 
 def _defect(name: str, tensor: torch.Tensor, *, signed: bool = True) -> str | None:
-    """Describe a defect in the values of a tensor, in one pass and without a copy; None if there is none."""
+    """Describe a defect in the values of a tensor, in one pass and without a copy; None if there is none.
+
+    Only the shard of this process is looked at.
+    """
+    if is_sharded(tensor):
+        tensor = cast("Any", tensor.detach()).to_local()
     for chunk in _chunks(tensor):
         least, most = (float(end) for end in torch.aminmax(chunk))
         if not (math.isfinite(least) and math.isfinite(most)):

@@ -11,10 +11,14 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from specdiag.checkpoint.torch_load import load_torch
 from specdiag.errors import ComputationError, MissingExtraError
 from specdiag.train.callbacks.divergence import Divergence
+from specdiag.train.checkpoints.inspect import OPTIMIZER, SCHEDULER
+from specdiag.train.checkpoints.optimizer_state import read_optimizer
 from specdiag.train.checkpoints.publish import STAGING, publish, rotate
 from specdiag.train.ranks import wait_for_all
+from specdiag.train.sharding import reshard, shard, sharded_state, whole_state, whole_weights
 
 try:
     from safetensors import SafetensorError
@@ -29,7 +33,10 @@ _SLACK = 1 << 20
 class CrashSafeTrainer(Trainer):
     """Saves a checkpoint in a staging folder, syncs it, renames it, and only then deletes older ones.
 
+    Checkpoints of a sharded model are those of one process: its weights and optimizer are gathered on the first one.
+
     Attributes:
+        is_sharded: True if FSDP2 shards the model over the processes.
         tokens: number of tokens in the training steps of this process.
         companions: files that are copied into every checkpoint. A tokenizer among them is not given to the Trainer,
             which would write its special tokens into the model's configuration.
@@ -41,6 +48,12 @@ class CrashSafeTrainer(Trainer):
     companions: Sequence[Path] = ()
     make_optimizer: Callable[[nn.Module], Optimizer] | None = None
     divergence: Divergence | None = None
+    is_sharded = False
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Create the accelerator, which shards the model if accelerate launch asked for that."""
+        super().create_accelerator_and_postprocess()
+        self.is_sharded = self.is_fsdp_enabled = shard(self.accelerator)
 
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
         """Create the optimizer by `make_optimizer`, else the Trainer's own."""
@@ -59,6 +72,12 @@ class CrashSafeTrainer(Trainer):
             self.divergence.observe(loss)
         return loss
 
+    def evaluate(self, *args: object, **kwargs: object) -> dict[str, float]:
+        """Evaluate, and free the whole weights that a sharded model keeps after a forward pass."""
+        figures = cast("Callable[..., dict[str, float]]", super().evaluate)(*args, **kwargs)
+        reshard(cast("nn.Module", self.model))
+        return figures
+
     def save_now(self) -> None:
         """Save a checkpoint of the current state, as between two steps."""
         self._save_checkpoint(cast("nn.Module", self.model), None)
@@ -67,6 +86,35 @@ class CrashSafeTrainer(Trainer):
         super()._save(output_dir, state_dict)
         for path in self.companions if output_dir is not None and self.args.should_save else ():
             shutil.copyfile(path, Path(cast("str", output_dir)) / path.name)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model; a sharded one as if it were whole."""
+        if not self.is_sharded:
+            super().save_model(output_dir, _internal_call)
+            return
+        self._save(output_dir, whole_weights(cast("nn.Module", self.model)))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.is_sharded:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        state = whole_state(cast("Any", self.optimizer))
+        if self.args.should_save:
+            torch.save(state, Path(output_dir) / OPTIMIZER)
+            torch.save(cast("Any", self.lr_scheduler).state_dict(), Path(output_dir) / SCHEDULER)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if not self.is_sharded:  # else the model was made of these weights and sharded since
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not self.is_sharded or checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        optimizer, folder = cast("Any", self.optimizer), Path(checkpoint)
+        groups, state = read_optimizer(folder / OPTIMIZER)
+        optimizer.load_state_dict(sharded_state(groups, state, optimizer))
+        cast("Any", self.lr_scheduler).load_state_dict(load_torch(folder / SCHEDULER, SCHEDULER))
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(Path(super()._get_output_dir(trial)) / STAGING)

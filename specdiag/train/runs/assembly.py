@@ -23,7 +23,7 @@ from specdiag.errors import MissingExtraError, UsageError
 from specdiag.files import Table
 from specdiag.live.parameters import live_parameters
 from specdiag.train.callbacks.live_rules import LiveRuleCallback
-from specdiag.train.callbacks.registry import rule_callback
+from specdiag.train.callbacks.registry import NOTES, rule_callback
 from specdiag.train.checkpoints.finite import check_model, check_state
 from specdiag.train.checkpoints.gradients import sample_gradients
 from specdiag.train.checkpoints.inspect import OPTIMIZER
@@ -136,7 +136,10 @@ def assemble(parts: RunSpec) -> Run:
         trainer = _trainer(model, arguments, data, recipe)
         trainer.companions = companions
         optimizer = trainer.create_optimizer()
-        rule = rule_callback(recipe.decay, recipe.alphadecay, parts.plan, trained=parts.trained)
+        rule = rule_callback(
+            recipe.decay, recipe.alphadecay, parts.plan, trained=parts.trained, steps_total=recipe.steps_total
+        )
+        notes += [NOTES[recipe.decay]] if recipe.decay in NOTES else []
         _check_decay(model, optimizer, rule, parts.plan)
         resume_from = None if parts.fresh else parts.checkpoint
         moments: Moments = {}
@@ -181,6 +184,9 @@ def assemble(parts: RunSpec) -> Run:
 
 
 def _trainer(model: nn.Module, arguments: TrainingArguments, data: Data, recipe: Recipe) -> CrashSafeTrainer:
+    arguments.per_device_eval_batch_size = _even_batch(
+        len(data.held_out), int(arguments.world_size), arguments.per_device_eval_batch_size
+    )
     trainer = CrashSafeTrainer(
         model=model,
         args=arguments,
@@ -198,6 +204,16 @@ def _trainer(model: nn.Module, arguments: TrainingArguments, data: Data, recipe:
              "eps": arguments.adam_epsilon},
         )  # fmt: skip
     return trainer
+
+
+def _even_batch(examples: int, processes: int, most: int) -> int:
+    """Return the largest batch that divides the examples of each process.
+
+    In a batch that accelerate fills up with examples of the beginning, these would count in the mean loss.
+    """
+    if processes == 1:
+        return most
+    return next((size for size in range(most, 0, -1) if examples % (processes * size) == 0), 1)
 
 
 def _check_decay(

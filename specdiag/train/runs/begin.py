@@ -22,6 +22,7 @@ from specdiag.train.runs.config import PLAN, RunConfig
 from specdiag.train.runs.folders import new_folder
 from specdiag.train.runs.run import Run
 from specdiag.train.runs.trainer_arguments import DEFAULT_ARGUMENTS, TrainerArguments
+from specdiag.train.sharding import check_launch
 from specdiag.train.tasks.loading import load_task, reads_tokens, vocabulary_of, with_validation_file
 from specdiag.train.tasks.task import CLASSIFYING, kind_of
 
@@ -63,6 +64,7 @@ def begin(
         UsageError: the recipe lacks something or contradicts itself, or the folder is taken.
         SourceError: data, weights, tokenizer or plan are missing or damaged.
     """
+    check_launch()
     run = out.resolve() if again is not None else new_folder(out)
     kind_of(recipe.task)
     if recipe.steps_total < 1:

@@ -77,7 +77,7 @@ def changed(recipe: Recipe, assignments: Mapping[str, object]) -> Recipe:
             content[name] = value
         else:
             content["settings"] = {**content["settings"], name: value}
-    if content["decay"] != "alphadecay" and recipe.decay == "alphadecay":
+    if content["decay"] != recipe.decay:
         content["alphadecay"] = _only_given(content, "alphadecay", assignments)
     if content["optimizer"] != recipe.optimizer:
         content["optimizer_options"] = _only_given(content, "optimizer_options", assignments)

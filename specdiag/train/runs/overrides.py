@@ -164,7 +164,7 @@ def choose_decay(
         return "plan", {}, load_plan(plan_file)
     live_options = [name for name in options if name not in ("s1", "s2", "basis")]
     if live_options:
-        raise UsageError(f"{live_options[0]}= belongs to decay=alphadecay: a plan is made once")
+        raise UsageError(f"{live_options[0]}= belongs to decay=alphadecay or decay=alphalr: a plan is made once")
     notes.append(f"No plan lies beside {checkpoint.name}: it is recommended now.")
     plan = recommend(
         weights,

@@ -44,6 +44,7 @@ try:
     from specdiag.train.runs.begin import begin
     from specdiag.train.runs.import_run import import_run
     from specdiag.train.runs.run import Run
+    from specdiag.train.sharding import check_launch
 except ImportError as error:
     raise MissingExtraError(
         "training needs transformers and accelerate: pip install transformers accelerate"
@@ -67,6 +68,7 @@ def prepare(request: Request) -> Run:
         UsageError: an option is missing, or options contradict each other or the checkpoint.
         SourceError: a checkpoint, plan or data file is missing, damaged or does not fit.
     """
+    check_launch()
     refuse_adapter(Path(request.source))
     if is_foreign(Path(request.source)):
         return import_run(request)

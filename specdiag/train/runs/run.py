@@ -134,18 +134,23 @@ class Run:
         log = RunLogCallback(self.folder, self.rule, on_first, on_log)
         for unwanted in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(unwanted)
-        every = self.config.recipe.norms_every
+        every = 0 if trainer.is_sharded else self.config.recipe.norms_every  # a NormWatch needs whole weights
         for callback in (self.rule, NormWatchCallback(every=every) if every else None, log, stop, divergence):
             if callback is not None:
                 trainer.add_callback(callback)
-        evaluation = EvaluationCallback(self.config.recipe.eval_every or self.steps_total, self._held_out, on_log)
+        # The Trainer must prepare model and optimizer of several processes before it evaluates: after an evaluation it
+        # takes the model for prepared, and each process would train alone.
+        several = int(trainer.args.world_size) > 1
+        every = self.config.recipe.eval_every or self.steps_total
+        evaluation = EvaluationCallback(every, self._held_out, on_log, at_begin=several)
         trainer.add_callback(evaluation)
         trainer.divergence = divergence
-        before = self._held_out(self.step)
+        before = {} if several else self._held_out(self.step)
         started = time.perf_counter()
         with stop.on_signals():
             trainer.train(resume_from_checkpoint=None if self.resume_from is None else str(self.resume_from))
         seconds = time.perf_counter() - started - evaluation.seconds
+        before = before if evaluation.first is None else dict(evaluation.first)
         step = int(trainer.state.global_step)
         interrupted = divergence.at is None and step < self.steps_total
         after = None if interrupted or divergence.at is not None else self._held_out(step)

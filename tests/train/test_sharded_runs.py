@@ -1,0 +1,141 @@
+"""Runs under `accelerate launch --use_fsdp --fsdp_version 2`: the run of one process, whose checkpoints are its own."""
+
+import shutil
+import signal
+
+import pytest
+import torch
+from plain_run import library_text
+from recipes import tiny_recipe
+from safetensors.torch import load_file
+from several_ranks import run_ranks
+
+from specdiag import UsageError
+from specdiag.train.checkpoints.inspect import defect
+from specdiag.train.runs.begin import begin
+from specdiag.train.runs.request import Request
+from specdiag.train.runs.resume import prepare
+
+pytestmark = pytest.mark.usefixtures("one_thread_throughout")
+
+SMOOTH = {"adam_epsilon": 1e-4}
+"""Else Adam makes whole steps of rounding, where gradients are near zero."""
+EVERY_2 = {"every": 2, "mode": "sweep"}
+"""All modules at once: round-robin measures as many at a step as there are processes."""
+WORKER = """
+import os, signal, sys, shutil
+from pathlib import Path
+os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+               "FSDP_CPU_RAM_EFFICIENT_LOADING": "true", "LOCAL_RANK": os.environ["RANK"]}
+import torch
+torch.set_num_threads(1)
+from recipes import tiny_recipe
+from torch.distributed.tensor import DTensor
+from specdiag.train.checkpoints import publish
+from specdiag.train.ranks import wait_for_all
+from specdiag.train.runs.begin import begin
+from specdiag.train.runs.request import Request
+from specdiag.train.runs.resume import prepare
+
+folder = Path(sys.argv[1])
+recipe = tiny_recipe(folder / "library.txt", {"per_device_train_batch_size": 4 // int(os.environ["WORLD_SIZE"]),
+                     "adam_epsilon": 1e-4}, decay="alphadecay", alphadecay={"every": 2, "mode": "sweep"}, eval_every=2)
+run = begin(recipe, folder / "sharded")
+result = run.train()
+assert all(isinstance(p, DTensor) for p in run.trainer.model.parameters())
+assert result.step == 4
+assert result.held_out_after["loss"] < result.held_out_before["loss"]
+wait_for_all()
+if os.environ["RANK"] == "0":
+    for source, copy in (("sharded", "again"), ("sharded", "killed"), ("one", "wider")):
+        shutil.copytree(folder / source, folder / copy)
+        shutil.rmtree(folder / copy / "checkpoint-4")
+wait_for_all()
+prepare(Request(source=folder / "again")).train()
+prepare(Request(source=folder / "wider", settings={"per_device_train_batch_size": 4 // int(os.environ["WORLD_SIZE"])},
+                allow_data_shift=True)).train()
+killed = prepare(Request(source=folder / "killed"))
+publish.write_manifest = lambda _: os.kill(os.getpid(), signal.SIGKILL)  # called by the first rank
+killed.train()
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A run of one process, one of two with sharded weights, and what each goes on to from the other's middle."""
+    folder = tmp_path_factory.mktemp("sharded")
+    text = library_text(folder)
+    begin(tiny_recipe(text, SMOOTH, decay="alphadecay", alphadecay=EVERY_2), folder / "one").train()
+    run_ranks(WORKER, folder, ends=[-signal.SIGKILL, 1])
+    shutil.copytree(folder / "sharded", folder / "narrower")
+    shutil.rmtree(folder / "narrower" / "checkpoint-4")
+    batch = {"per_device_train_batch_size": 4}
+    prepare(Request(source=folder / "narrower", settings=batch, allow_data_shift=True)).train()
+    return folder
+
+
+def weights(folder, run):
+    return load_file(folder / run / "checkpoint-4" / "model.safetensors")
+
+
+def largest_difference(folder, first, second):
+    a, b = weights(folder, first), weights(folder, second)
+    assert a.keys() == b.keys()
+    return max(float((a[name] - b[name]).abs().max() / b[name].abs().max()) for name in b)
+
+
+@pytest.mark.parametrize("run", ["sharded", "wider", "narrower"])
+def test_the_weights_are_those_of_one_process(folder, run):
+    assert largest_difference(folder, run, "one") < 1e-5
+    assert defect(folder / run / "checkpoint-4") is None
+
+
+def test_it_goes_on_to_the_bit(folder):
+    assert largest_difference(folder, "again", "sharded") == 0
+    states = [torch.load(folder / run / "checkpoint-4" / "optimizer.pt") for run in ("again", "sharded", "one")]
+    assert [state["param_groups"] for state in states[:2]] == [states[2]["param_groups"]] * 2
+    for key, own in states[2]["state"].items():
+        assert own.keys() == states[0]["state"][key].keys()
+        assert all(torch.equal(states[0]["state"][key][name], states[1]["state"][key][name]) for name in own)
+        assert all(states[0]["state"][key][name].shape == own[name].shape for name in own)
+
+
+def test_a_kill_in_the_middle_of_a_save_leaves_the_checkpoint_before(folder):
+    assert not (folder / "killed" / "checkpoint-4").exists()
+    assert (folder / "killed" / ".saving").exists()
+    assert defect(folder / "killed" / "checkpoint-2") is None
+    batch = {"per_device_train_batch_size": 4}
+    run = prepare(Request(source=folder / "killed", settings=batch, allow_data_shift=True))
+    run.lock.release()
+    assert run.step == 2
+    assert any("checkpoint-4 was passed over: the run was killed while it was being saved" in n for n in run.notes)
+
+
+def test_the_decay_acts(folder):
+    ratios = [
+        line for line in (folder / "sharded" / "specdiag_log.jsonl").read_text().splitlines() if '"ratio"' in line
+    ]
+    assert any("3.0" in line for line in ratios)
+
+
+def test_other_numbers_of_processes_are_named(folder):
+    with pytest.raises(UsageError, match="was trained by 2 processes and this is 1, which see other batches"):
+        prepare(Request(source=folder / "sharded", extend=1))
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "asks for FSDP1, .* add --fsdp_version 2"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "asks for DeepSpeed, with which specdiag does not train"),
+        ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "asks for Megatron-LM"),
+    ],
+)
+def test_what_else_accelerate_launch_asks_for_is_refused(tmp_path, monkeypatch, variables, message):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=message):
+        begin(tiny_recipe(tmp_path / "text.txt"), tmp_path / "run")
+    with pytest.raises(UsageError, match=message):
+        prepare(Request(source=tmp_path))
+    assert not (tmp_path / "run").exists()
