@@ -37,15 +37,15 @@ def check_launch() -> None:
     asked = next((what for variable, what in _REFUSED.items() if _is_set(variable)), None)
     if asked is not None:
         raise UsageError(
-            f"accelerate launch asks for {asked}, with which specdiag does not train: use --use_fsdp --fsdp_version 2, "
-            "or several processes without it"
+            f"accelerate launch asks for {asked}, with which specdiag does not train: use FSDP with fsdp_version=2, "
+            "or several processes alone"
         )
     if not _is_set(_ASKED):
         return
     version = os.environ.get("FSDP_VERSION", "1")
     if version != "2":
         raise UsageError(
-            f"accelerate launch asks for FSDP{version}, which shows pieces of weights only: add --fsdp_version 2"
+            f"accelerate launch asks for FSDP{version}, which shows pieces of weights only: set fsdp_version=2"
         )
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"  # else the weights of all ranks but one are no numbers yet
 

@@ -126,7 +126,7 @@ def test_other_numbers_of_processes_are_named(folder):
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "asks for FSDP1, .* add --fsdp_version 2"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "asks for FSDP1, .* set fsdp_version=2"),
         ({"ACCELERATE_USE_DEEPSPEED": "true"}, "asks for DeepSpeed, with which specdiag does not train"),
         ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "asks for Megatron-LM"),
     ],
