@@ -71,4 +71,4 @@ def _facts(found: Machine) -> Iterator[tuple[str, str]]:
         yield "Cache", "off" if kept.folder is None else f"{kept.folder}, {kept.entries:,} results, {used}"
     token = "present" if found.hub_token else "none: private and gated models need one (HF_TOKEN, or 'hf auth login')"
     yield "Hub token", token + (", but HF_HUB_OFFLINE forbids downloads" if found.hub_offline else "")
-    yield "Browser", found.browser or "none: report --open prints the path alone"
+    yield "Browser", found.browser or "none that opens a window here: report --open prints the path alone"

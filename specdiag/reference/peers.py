@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from specdiag.architecture.classes import MODEL_CLASSES, ModelClass, model_class
 from specdiag.records import ModuleRecord, Settings
+from specdiag.reference.copies import copied
 from specdiag.reference.ranges import NEEDED, Metric, Range, ReferenceRanges, is_comparable, measured, weights_digest
 from specdiag.report import SpectralReport
 from specdiag.text.counts import abbreviated, counted
@@ -75,7 +76,8 @@ class Peers:
         reference: their numbers.
         architecture: of the model, as its report has it.
         settings: of its report.
-        own: the place of the model itself among the sources, which it is not held against; None where it is none.
+        own: the place of the model itself among the sources, or of the one that it is a copy of, which it is not held
+            against; None where there is none.
     """
 
     reference: ReferenceRanges
@@ -92,10 +94,12 @@ class Peers:
     def beside(
         cls, records: Iterable[ModuleRecord], architecture: str | None, settings: Settings, reference: ReferenceRanges
     ) -> Peers:
-        """Find the peers of a model, itself not among them: all of its matrices tell which source it is."""
+        """Find the peers of a model, itself not among them, nor the one that it is a copy of."""
+        records = tuple(records)
         digest = weights_digest(records)
-        found = (i for i, s in enumerate(reference.sources) if s.left_out is None and s.digest == digest)
-        return cls(reference, architecture, settings, next(found, None))
+        equal = (i for i, s in enumerate(reference.sources) if s.left_out is None and s.digest == digest)
+        own = next(equal, None)
+        return cls(reference, architecture, settings, copied(records, architecture, reference) if own is None else own)
 
     def place(self, record: ModuleRecord, metric: Metric) -> Place | None:
         """Hold a matrix against the reference models.

@@ -131,3 +131,22 @@ def test_real_checkpoints(tmp_path):
     model = specdiag.analyze(folders[2])
     text = Peers.of(model, found).standing(model.records)
     assert " of 14 matrices lie within the square_alpha of 5 other decoders of 107 k parameters" in text
+
+
+def several_roles(shift, at, **changed):
+    """A report of two matrices in each of four roles, all values shifted; `changed` gives other ones by role."""
+    rows = tuple(
+        record(i, changed.get(role, [1.5, 1.7])[i] + shift, role=role, name=f"{role}{i}", digest=f"{role}{i} {at}")
+        for role in "qkvo"
+        for i in range(2)
+    )
+    return replace(report([1.5, 1.7], at), records=rows)
+
+
+def test_a_damaged_copy_is_not_held_against_its_original():
+    models = [several_roles(0.03 * i, i) for i in range(6)]
+    found = specdiag.build_reference(models)
+    copy, stranger = several_roles(0.06, 8, o=[1.4, 1.9]), several_roles(0.06, 9, o=[1.4, 1.9], v=[1.4, 1.9])
+    assert Peers.of(copy, found).own == 2
+    assert "5 other decoders" in Peers.of(copy, found).standing(copy.records)
+    assert Peers.of(stranger, found).own is None

@@ -198,6 +198,11 @@ def test_a_page_shows_the_plan_and_the_audit_that_it_is_given(minilm_report, mon
     changed = replace_record(audit, verdict="fail")
     text = specdiag.html_report(minilm_report, plan=plan, audit=changed)
     assert 'Verdict: <span class="fail">' in text
+    assert (
+        f"by {len(audit.coverage.checks)} of {len(audit.coverage.checks) + len(audit.coverage.not_checked)} checks"
+        in text
+    )
+    assert "specdiag audit runs more on the checkpoint itself" in text
     assert "linear rule on square" in text
     for wrong in ({"plan": audit}, {"audit": plan}):
         with pytest.raises(UsageError, match=next(iter(wrong))):
@@ -477,3 +482,18 @@ def test_browser_refuses_foreign_scripts(tab, minilm_page, tmp_path):
     tab.open(tmp_path / "evil.html")
     assert tab.run("window.evil") is None
     assert len(tab.complaints()) >= 2
+
+
+def test_a_broken_or_absent_matrix_is_a_cell_in_words(minilm_report):
+    first, *others = [r for r in minilm_report.records if r.role == "k"]
+    lost = replace_record(first, status="nonfinite", alpha=None, square_alpha=None)
+    (row,) = [r for r in heatmap([lost, *others]).rows if r.label == "k"]
+    assert next(c.text for c in row.cells if c) == "not finite"
+    kept = [r for r in minilm_report.records if r.key != first.key]
+    (row,) = [r for r in heatmap(kept).rows if r.label == "k"]
+    assert row.cells.count(None) == 1
+    assert "the report has no such matrix" in specdiag.html_report(replace(minilm_report, records=tuple(kept)))
+
+
+def test_a_page_is_called_by_the_name_of_its_model(minilm_report):
+    assert f"<title>{Path(minilm_report.source.location).name}: specdiag</title>" in specdiag.html_report(minilm_report)

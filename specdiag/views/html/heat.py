@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import NamedTuple
 
-from specdiag.records import ModuleRecord
+from specdiag.records import ModuleRecord, Status
 from specdiag.views.cells import role_label
 from specdiag.views.figures.cell_colours import CellColours, cell_colours
 from specdiag.views.figures.selection import common_null, in_role_order, value
 
+_LOST: dict[Status, str] = {"nonfinite": "not finite", "failed": "failed", "zero": "zeros"}
+"""Statuses of a broken matrix, in words."""
 _NUMBERS_UP_TO = 16
 """Number of layers beyond which numbers would make the cells wider than a screen."""
 
@@ -62,14 +64,18 @@ def heatmap(records: Sequence[ModuleRecord]) -> Heatmap | None:
     if metric is None:
         return None
     groups: dict[tuple[str, int | None], list[ModuleRecord]] = defaultdict(list)
+    lost: dict[tuple[str, int | None], ModuleRecord] = {}
     for r in in_role_order(records):
         if value(r, metric) is not None:
             groups[_label(r), r.layer].append(r)
-    numbers = [layer for _, layer in groups if layer is not None]
+        elif r.status in _LOST:
+            lost.setdefault((_label(r), r.layer), r)
+    numbers = [layer for _, layer in (*groups, *lost) if layer is not None]
     layers = list(range(min(numbers), max(numbers) + 1)) if numbers else []
     colours = cell_colours([_median(group, metric) for group in groups.values()], common_null(records, metric))
     wide = len(layers) > _NUMBERS_UP_TO
-    cells = {place: _cell(place, group, metric, colours, wide=wide) for place, group in groups.items()}
+    cells = {place: _without_value(place, r, wide=wide) for place, r in lost.items()}
+    cells |= {place: _cell(place, group, metric, colours, wide=wide) for place, group in groups.items()}
     return Heatmap(
         metric=metric,
         layers=layers,
@@ -78,7 +84,8 @@ def heatmap(records: Sequence[ModuleRecord]) -> Heatmap | None:
             _cell((r.key, None), [r], metric, colours, wide=False)._replace(text=f"{r.key} {_short(value(r, metric))}")
             for (_, layer), group in groups.items()
             for r in (group if layer is None else ())
-        ],
+        ]
+        + [_without_value(place, r, wide=False, name=f"{r.key} ") for place, r in lost.items() if place[1] is None],
         colours=colours,
         several=any(len(group) > 1 for (_, layer), group in groups.items() if layer is not None),
         wide=wide,
@@ -108,6 +115,14 @@ def _cell(
         colours.background(v),
         colours.ink(v),
     )
+
+
+def _without_value(place: tuple[str, int | None], r: ModuleRecord, *, wide: bool, name: str = "") -> Cell:
+    """Make the cell of a broken matrix, which has no number."""
+    label, layer = place
+    title = label if layer is None else f"{label}, layer {layer}"
+    text = f"{name}{'x' if wide else _LOST[r.status]}"
+    return Cell(r.key, f"{title}: {_LOST[r.status]}", text, "var(--fail)", "var(--paper)")
 
 
 def _median(group: Sequence[ModuleRecord], metric: str) -> float:

@@ -16,7 +16,7 @@ from specdiag.auditing.records import AuditReport, Finding
 from specdiag.decay.plan import DecayPlan
 from specdiag.errors import UsageError
 from specdiag.files import check_writable, write_atomically
-from specdiag.records import ModuleRecord
+from specdiag.records import ModuleRecord, Source
 from specdiag.reference.peers import Peers, Place
 from specdiag.reference.ranges import METRICS, ReferenceLike, ReferenceRanges, the_reference
 from specdiag.report import SpectralReport
@@ -159,6 +159,7 @@ def render_page(
         (plotly.digest,) if plotly else (),
         report=report,
         source=report.source,
+        title=_title(report.source),
         settings=report.settings,
         tail=provenance.tail(report.settings),
         windows=farms.described(report.settings),
@@ -168,6 +169,7 @@ def render_page(
         verdict=_verdict(report),
         audit=audit,
         findings=[] if audit is None else _findings(audit, of_audit),
+        audited_by="" if audit is None else _audited_by(audit),
         audited=[] if audit is None else list(map(of_audit, wording.coverage(audit))),
         roles=tables.role_table(report.summary.roles),
         contrasts=tables.contrast_table(report.summary.contrasts),
@@ -188,6 +190,21 @@ def render_page(
         plotly=plotly,
         curves=_json([None if d is None else interactive.curves(d) for d, _ in drawn]) if plotly else "",
     )
+
+
+def _title(source: Source) -> str:
+    """Name a model without the folders above it; a weight file keeps the folder that it lies in."""
+    if source.kind not in ("dir", "file"):
+        return source.location
+    parts = [part for part in Path(source.location).parts if part not in ("/", ".", "..")]
+    return "/".join(parts[-2 if source.kind == "file" else -1 :]) or source.location
+
+
+def _audited_by(audit: AuditReport) -> str:
+    """Count the checks of an audit; one of a saved report lacks those that need the checkpoint."""
+    covered = audit.coverage
+    n = f"{len(covered.checks)} of {len(covered.checks) + len(covered.not_checked)} checks"
+    return n if covered.n_others is not None else f"{n}; specdiag audit runs more on the checkpoint itself"
 
 
 def _drawn(report: SpectralReport, record: ModuleRecord) -> tuple[Spectrum | None, str]:
