@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from reference_models import checkpoint, record, report
+from reference_models import SIDE, checkpoint, record, report
 
 import specdiag
 from specdiag.records import Settings
@@ -136,7 +136,14 @@ def test_real_checkpoints(tmp_path):
 def several_roles(shift, at, **changed):
     """A report of two matrices in each of four roles, all values shifted; `changed` gives other ones by role."""
     rows = tuple(
-        record(i, changed.get(role, [1.5, 1.7])[i] + shift, role=role, name=f"{role}{i}", digest=f"{role}{i} {at}")
+        record(
+            i,
+            changed.get(role, [1.5, 1.7])[i] + shift,
+            SIDE + at,
+            role=role,
+            name=f"{role}{i}",
+            digest=f"{role}{i} {at}",
+        )
         for role in "qkvo"
         for i in range(2)
     )
