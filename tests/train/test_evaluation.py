@@ -8,6 +8,7 @@ import pytest
 from command import invoke
 from plain_run import FILES, same
 from recipes import MODEL, tiny_recipe, write_recipe
+from transformers import TrainerCallback
 
 from specdiag import UsageError
 from specdiag.dynamics.norm_log import load_norm_log
@@ -20,6 +21,22 @@ from specdiag.trajectories.metric_log import read_log
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+class Report(TrainerCallback):
+    """Stands for trackio and the like, which end with the training."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.seen.append("begin")
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        self.seen += ["eval"] if "eval_loss" in logs else []
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.seen.append("end")
+
+
 @pytest.fixture
 def recipe(text):
     """With dropout, whose random numbers an evaluation may not use up."""
@@ -28,6 +45,19 @@ def recipe(text):
 
 def evaluations(run):
     return {e.step: e.value for e in read_log(run / "specdiag_log.jsonl") if e.metric == "eval_loss"}
+
+
+def test_a_report_has_all_evaluations_and_changes_nothing_of_the_run(recipe, tmp_path):
+    recipe = msgspec.structs.replace(recipe, eval_every=0)
+    plain = begin(recipe, tmp_path / "plain").train()
+    run, report = begin(recipe, tmp_path / "reported"), Report()
+    run.trainer.args.report_to = ["somewhere"]
+    run.trainer.add_callback(report)
+    result = run.train()
+    assert report.seen == ["begin", "eval", "eval", "end"]
+    assert (result.held_out_before, result.held_out_after) == (plain.held_out_before, plain.held_out_after)
+    assert same(tmp_path / "reported" / "checkpoint-6", tmp_path / "plain" / "checkpoint-6")
+    assert run.trainer.args.run_name == "reported"
 
 
 def test_it_changes_nothing_of_the_run(recipe, tmp_path):

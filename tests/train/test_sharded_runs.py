@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from several_ranks import run_ranks
 
 from specdiag import UsageError
+from specdiag.dynamics.norm_log import load_norm_log
 from specdiag.train.checkpoints.inspect import defect
 from specdiag.train.runs.begin import begin
 from specdiag.train.runs.request import Request
@@ -39,7 +40,8 @@ from specdiag.train.runs.resume import prepare
 
 folder = Path(sys.argv[1])
 recipe = tiny_recipe(folder / "library.txt", {"per_device_train_batch_size": 4 // int(os.environ["WORLD_SIZE"]),
-                     "adam_epsilon": 1e-4}, decay="alphadecay", alphadecay={"every": 2, "mode": "sweep"}, eval_every=2)
+                     "adam_epsilon": 1e-4}, decay="alphadecay", alphadecay={"every": 2, "mode": "sweep"},
+                     eval_every=2, norms_every=2)
 run = begin(recipe, folder / "sharded")
 result = run.train()
 assert all(isinstance(p, DTensor) for p in run.trainer.model.parameters())
@@ -116,6 +118,7 @@ def test_the_decay_acts(folder):
         line for line in (folder / "sharded" / "specdiag_log.jsonl").read_text().splitlines() if '"ratio"' in line
     ]
     assert any("3.0" in line for line in ratios)
+    assert {row.step for row in load_norm_log(folder / "sharded").rows} == {0, 2, 4}
 
 
 def test_other_numbers_of_processes_are_named(folder):

@@ -45,7 +45,9 @@ class EvaluationCallback(TrainerCallback):
     ) -> None:
         """Evaluate before the first step, if asked to."""
         if self._at_begin:
-            self.first = self._timed(state.global_step)
+            started = time.perf_counter()
+            self.first = self._evaluate(state.global_step)
+            self.seconds += time.perf_counter() - started
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
@@ -64,6 +66,35 @@ class EvaluationCallback(TrainerCallback):
             figures = self._evaluate(step)
         self.seconds += time.perf_counter() - started
         return figures
+
+
+class LastEvaluation(TrainerCallback):
+    """Evaluates after the last step, before callbacks behind it end their reports.
+
+    Attributes:
+        figures: its figures; None if the run ended early.
+        seconds: time that it took.
+    """
+
+    def __init__(self, evaluate: Callable[[int], Mapping[str, float]], is_wanted: Callable[[], bool]) -> None:
+        """Prepare the evaluation.
+
+        Args:
+            evaluate: evaluates and keeps the figures; takes the step.
+            is_wanted: False where the run diverged.
+        """
+        self.figures: Mapping[str, float] | None = None
+        self.seconds = 0.0
+        self._evaluate, self._is_wanted = evaluate, is_wanted
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """Evaluate, if all steps are done."""
+        if state.global_step >= state.max_steps and self._is_wanted():
+            started = time.perf_counter()
+            self.figures = self._evaluate(state.global_step)
+            self.seconds += time.perf_counter() - started
 
 
 @contextmanager

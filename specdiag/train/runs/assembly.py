@@ -240,6 +240,7 @@ def _arguments(run: Path, settings: Mapping[str, Any], steps_total: int, *, dry:
     defaults: Table = {
         "per_device_eval_batch_size": settings["per_device_train_batch_size"],
         "report_to": "none",
+        "run_name": run.name,
     }
     _check_reporting(str(settings.get("report_to", "none")))
     # The number of workers does not affect the results.

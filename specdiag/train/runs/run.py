@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallb
 from specdiag.decay.plan import DecayPlan
 from specdiag.system.folder_lock import FolderLock
 from specdiag.train.callbacks.divergence import Divergence
-from specdiag.train.callbacks.evaluation import EvaluationCallback
+from specdiag.train.callbacks.evaluation import EvaluationCallback, LastEvaluation
 from specdiag.train.callbacks.norms import NormWatchCallback
 from specdiag.train.callbacks.run_log import Decays, RunLogCallback, StopCallback
 from specdiag.train.checkpoints.trainer import CrashSafeTrainer
@@ -134,26 +134,32 @@ class Run:
         log = RunLogCallback(self.folder, self.rule, on_first, on_log)
         for unwanted in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(unwanted)
-        every = 0 if trainer.is_sharded else self.config.recipe.norms_every  # a NormWatch needs whole weights
+        every = self.config.recipe.norms_every
         for callback in (self.rule, NormWatchCallback(every=every) if every else None, log, stop, divergence):
             if callback is not None:
                 trainer.add_callback(callback)
         # The Trainer must prepare model and optimizer of several processes before it evaluates: after an evaluation it
-        # takes the model for prepared, and each process would train alone.
-        several = int(trainer.args.world_size) > 1
+        # takes the model for prepared, and each process would train alone. Reports begin and end with the training.
+        reports = bool(trainer.args.report_to)
+        begins_inside = reports or int(trainer.args.world_size) > 1
         every = self.config.recipe.eval_every or self.steps_total
-        evaluation = EvaluationCallback(every, self._held_out, on_log, at_begin=several)
+        evaluation = EvaluationCallback(every, self._held_out, on_log, at_begin=begins_inside)
         trainer.add_callback(evaluation)
         trainer.divergence = divergence
-        before = {} if several else self._held_out(self.step)
+        last = LastEvaluation(self._held_out, lambda: divergence.at is None)
+        if reports:
+            trainer.callback_handler.callbacks.insert(0, last)
+        before = {} if begins_inside else self._held_out(self.step)
         started = time.perf_counter()
         with stop.on_signals():
             trainer.train(resume_from_checkpoint=None if self.resume_from is None else str(self.resume_from))
-        seconds = time.perf_counter() - started - evaluation.seconds
+        seconds = time.perf_counter() - started - evaluation.seconds - last.seconds
         before = before if evaluation.first is None else dict(evaluation.first)
         step = int(trainer.state.global_step)
         interrupted = divergence.at is None and step < self.steps_total
-        after = None if interrupted or divergence.at is not None else self._held_out(step)
+        after = None if last.figures is None else dict(last.figures)
+        if after is None and not interrupted and divergence.at is None:
+            after = self._held_out(step)
         if divergence.stops and after is not None and math.isfinite(before["loss"]) > math.isfinite(after["loss"]):
             divergence.end_at(step, f"the loss on what is {self.config.apart}, after step {step}, is {after['loss']}")
         losses = [logged["loss"] for logged in trainer.state.log_history if "loss" in logged]
