@@ -70,6 +70,13 @@ NUMERIC = [
 """Files whose assertions rest on what a BLAS computes: they run again under every kernel that the processor has."""
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave other files unread where `-m numeric` wants those alone: to import them takes longer than their tests."""
+    stem = collection_path.stem
+    others = stem.startswith("test_") and stem.removeprefix("test_") not in NUMERIC
+    return True if others and config.getoption("markexpr") == "numeric" else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of those files `numeric`."""
     for item in items:
