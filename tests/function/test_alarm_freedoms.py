@@ -1,5 +1,6 @@
 """Alarms under changes of form at random: none moves a figure but those that are of the stored form."""
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -24,12 +25,36 @@ LARGER = {
 
 
 def smollm2():
-    """The first nine blocks of the real model in float64."""
-    folder = fetch("smollm2-gguf")
-    (file,) = folder.glob("*.gguf")
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file=file.name, dtype=torch.float64).eval()
-    model.model.layers, model.config.num_hidden_layers = model.model.layers[:9], 9
-    return model
+    """The first nine blocks of the real model in float64; llama.cpp keeps rotated rows in pairs, transformers in halves."""
+    (file,) = fetch("smollm2-gguf").glob("*.gguf")
+    names = {
+        "attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
+        "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj", "ffn_norm": "post_attention_layernorm",
+        "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
+    }  # fmt: skip
+    ends = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight"}
+    state = {}
+    for tensor in gguf.GGUFReader(file).tensors:
+        block, layer, *rest = f"{tensor.name}...".split(".")[:3]
+        if block == "blk" and int(layer) < 9:
+            name = f"model.layers.{layer}.{names[rest[0]]}.weight"
+        elif tensor.name in ends:
+            name = ends[tensor.name]
+        else:
+            continue
+        values = gguf.dequantize(tensor.data, tensor.tensor_type)
+        if rest[0] in ("attn_q", "attn_k"):
+            values = values.reshape(-1, 32, 2, 576).swapaxes(1, 2).reshape(values.shape)
+        state[name] = torch.from_numpy(np.array(values, np.float64))
+    config = transformers.LlamaConfig(
+        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=9, num_attention_heads=9,
+        num_key_value_heads=3, rope_parameters={"rope_type": "default", "rope_theta": 1e5}, tie_word_embeddings=True,
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = transformers.LlamaForCausalLM(config)
+    model.load_state_dict(state, strict=False, assign=True)
+    model.tie_weights()
+    return model.eval()
 
 
 def minilm():
