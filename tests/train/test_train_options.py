@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 from command import invoke
+from foreign_programs import nano_run
 from recipes import MODEL, tiny_recipe, write_recipe
 
 from specdiag import ComputationError, SourceError, UsageError
@@ -273,3 +274,12 @@ def test_a_sweep_passes_over_a_run_that_another_process_writes_to(recipe, writte
         other.communicate("")
     again = invoke(*command)
     assert (again.exit_code, "locked" in again.output) == (0, False), again.output
+
+
+@pytest.mark.parametrize("name", ["out", "out/ckpt.pt"])
+def test_a_run_may_lie_beside_the_only_file_that_it_starts_from(tmp_path, name):
+    (tmp_path / "out").mkdir()
+    nano_run(tmp_path / "out" / "ckpt.pt", bias=True)
+    for out, words in (("out/mine", "no data"), ("out", "is not empty: name another out=")):
+        with pytest.raises(UsageError, match=words):
+            prepare(Request(source=tmp_path / name, out=tmp_path / out, decay="uniform", tokenizer="bytes", extend=9))

@@ -41,6 +41,16 @@ def is_foreign(source: Path) -> bool:
         return True
 
 
+def single_file(source: Path) -> Path | None:
+    """Return the one file that is read of a checkpoint of another program; None for one of several files.
+
+    Args:
+        source: its file or folder.
+    """
+    path = source if source.is_file() else _find(source)
+    return path if path is not None and path.is_file() and path.name != METADATA else None
+
+
 def read_foreign(source: Path, *, config: str | Path | None = None, layout: str | None = None) -> Foreign:
     """Read a checkpoint of another program. No code in it is run.
 

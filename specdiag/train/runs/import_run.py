@@ -11,7 +11,7 @@ from specdiag.errors import UsageError
 from specdiag.train.data.hub import pin
 from specdiag.train.data.tokenizers import resume_tokenizer
 from specdiag.train.data.tokens import Data
-from specdiag.train.foreign.reading import read_foreign
+from specdiag.train.foreign.reading import read_foreign, single_file
 from specdiag.train.foreign.weights import read_weights
 from specdiag.train.recipe import Recipe, check_settings
 from specdiag.train.runs.assembly import RunSpec, assemble
@@ -70,7 +70,7 @@ def import_run(request: Request) -> Run:
             f"{source.name} is at step {step}, and nothing is left to do until {total}: give steps_total=N"
         )
     folder = source if source.is_dir() else source.parent
-    run = new_folder(request.out or Path(f"{folder.name}-continued"), folder)
+    run = new_folder(request.out or Path(f"{folder.name}-continued"), single_file(source) or folder)
     config: Any = foreign.model.config
     recipe = Recipe(
         title="", source="", task="causal-lm", data=tuple(pin(request.data)),
