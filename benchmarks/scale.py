@@ -106,9 +106,10 @@ def matrix_seconds(n: int, m: int, dtype: str, *, device: str) -> float:
     import numpy as np
     import torch
 
+    from specdiag.analysis.batches import units
     from specdiag.analysis.selection import select
     from specdiag.analysis.source import open_source
-    from specdiag.analysis.workers import on_accelerator, on_cpu, units
+    from specdiag.analysis.workers import on_accelerator, on_cpu
 
     weight = torch.from_numpy(measured_models.random_weight((n, m), np.random.default_rng(0)))
     copies = 4 if n * m < 1 << 22 else 1
@@ -208,9 +209,10 @@ def share(device: str) -> list[Results]:
         return []
     import specdiag.spectra.eigenvalues as engine
     import specdiag.spectra.scan as scan
+    from specdiag.analysis.batches import units
     from specdiag.analysis.selection import select
     from specdiag.analysis.source import open_source
-    from specdiag.analysis.workers import on_cpu, units
+    from specdiag.analysis.workers import on_cpu
 
     spent: dict[str, float] = {}
 

@@ -123,6 +123,8 @@ class Results:
         values: tuple[object, ...] = (digest, storage.name, storage.eps, matrix.shape, matrix.n_slices, matrix.rank)
         if matrix.ratios is not None:
             values += matrix.ratios
+        if matrix.balanced_eps is not None:
+            values += ("balanced", matrix.balanced_eps)
         if self._settings.randomize:  # the permutation is drawn by the name too
             values += (self._settings.seed, zlib.crc32(matrix.key.encode()))
         return hashlib.sha256(repr((*self._common, *values)).encode()).hexdigest()

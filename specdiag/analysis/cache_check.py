@@ -38,7 +38,7 @@ def contradiction(
         return f"its row has tail {record.tail}, method {record.method} and status {record.status}"
     if record.n_eigenvalues != n:
         return f"its row says {record.n_eigenvalues} eigenvalues, the matrix has {n}"
-    if problem := _odd_number(record):
+    if problem := _odd_number(record) or (implausible(record) if matrix.balanced_eps is None else None):
         return problem
     return _odd_spectra(record, eigenvalues, n, permuted=_is_permuted(record, matrix, settings))
 
@@ -48,7 +48,12 @@ def _is_method(record: ModuleRecord) -> bool:
 
 
 def _is_permuted(record: ModuleRecord, matrix: WeightMatrix, settings: Settings) -> bool:
-    return settings.randomize and matrix.rank is None and record.status not in (*_NO_SPECTRUM, "zero")
+    return (
+        settings.randomize
+        and matrix.rank is None
+        and matrix.balanced_eps is None
+        and record.status not in (*_NO_SPECTRUM, "zero")
+    )
 
 
 def _odd_number(record: ModuleRecord) -> str | None:
@@ -57,7 +62,7 @@ def _odd_number(record: ModuleRecord) -> str | None:
         value = getattr(record, name)
         if isinstance(value, float) and not math.isfinite(value):
             return f"{name} is {value}"
-    return implausible(record)
+    return None
 
 
 def _odd_spectra(record: ModuleRecord, eigenvalues: Eigenvalues, n: int, *, permuted: bool) -> str | None:

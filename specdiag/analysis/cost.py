@@ -82,6 +82,10 @@ def _solves(eps: float, settings: Settings) -> list[tuple[ComputeType, float]]:
 
 def _eps(matrix: WeightMatrix) -> float:
     """Spacing of the stored type at 1; codes of 8 bits and fewer are coarse, whatever their values come in."""
+    if matrix.balanced_eps is not None:
+        return matrix.balanced_eps
+    if matrix.module.form == "function":
+        return FLOAT_TYPES[matrix.tensor.values_dtype].eps
     return COARSE if matrix.dequantized else FLOAT_TYPES[matrix.tensor.values_dtype].eps
 
 

@@ -7,12 +7,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from specdiag.analysis.batches import units
 from specdiag.analysis.cache import Results
 from specdiag.analysis.cost import flops
 from specdiag.analysis.cost import memory as need
 from specdiag.analysis.options import AnalysisOptions
 from specdiag.analysis.processes import PartialResult, RankFailed, RankLost, Rows, agreement, said
-from specdiag.analysis.workers import Kind, Result, affordable_workers, needs_torch, on_accelerator, on_cpu, units
+from specdiag.analysis.workers import Kind, Result, affordable_workers, needs_torch, on_accelerator, on_cpu
 from specdiag.checkpoint.tensors import WeightMatrix
 from specdiag.records import Settings, Source
 from specdiag.resources import available_cpus, total_memory

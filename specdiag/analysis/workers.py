@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 import numpy as np
 from msgspec.structs import replace
 
+from specdiag.analysis.batches import Batch, Unit, batches
 from specdiag.analysis.cache import Results
-from specdiag.analysis.cost import flops, memory
-from specdiag.checkpoint.tensors import StoredTensor, WeightMatrix
+from specdiag.analysis.cost import memory
+from specdiag.checkpoint.held_values import read_once, values_held
+from specdiag.checkpoint.tensors import WeightMatrix
 from specdiag.errors import ComputationError, SourceError, UsageError
 from specdiag.records import ModuleRecord, Settings
 from specdiag.resources import format_size, one_torch_thread
 from specdiag.spectra.arithmetic import fixed_type
 from specdiag.spectra.float_types import FloatType, RawArray
-from specdiag.spectra.limits import MIN_EIGENVALUES
 from specdiag.spectra.measure import FLOAT32_RANGE, Eigenvalues, failed, measure
 from specdiag.spectra.scan import Scan, scan
 from specdiag.spectra.solvers import crossing
@@ -43,22 +44,10 @@ Result = tuple[WeightMatrix, ModuleRecord, Eigenvalues]
 Kind = tuple[tuple[int, ...], str]
 """Shape and storage type: what can be stacked."""
 
-_TOGETHER = 64
-"""Small units that a worker takes at once."""
-_SMALL_BYTES = 1 << 17
 _small_batch = Lock()
 """Small units are bound by the interpreter: two threads that share it need a quarter more time than one."""
 _BATCH_BYTES = 1 << 30
 """Stored bytes that are gathered before the fullest shape goes to the accelerator."""
-
-
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """A stored tensor, or a slice of a stacked one, that is read at once, and the matrices cut from it."""
-
-    tensor: StoredTensor
-    index: int | None
-    matrices: tuple[WeightMatrix, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +56,6 @@ class _Read:
     stack: RawArray
     storage: FloatType
     scanned: Scan
-
-
-def units(matrices: Iterable[WeightMatrix]) -> list[Unit]:
-    """Group matrices by what they are cut from, in stored order, so that nothing is read twice."""
-    groups: dict[tuple[int, int | None], list[WeightMatrix]] = defaultdict(list)
-    for matrix in matrices:
-        groups[id(matrix.tensor), matrix.slicer.index].append(matrix)
-    return [Unit(group[0].tensor, index, tuple(group)) for (_, index), group in groups.items()]
 
 
 def affordable_workers(work: Sequence[Unit], settings: Settings, jobs: int, budget: int) -> int:
@@ -102,29 +83,6 @@ def affordable_workers(work: Sequence[Unit], settings: Settings, jobs: int, budg
     return workers
 
 
-def batches(ordered: Iterable[Unit]) -> Iterator[list[Unit]]:
-    """Units as a worker takes them: each alone, but for small ones, of which it takes many at once.
-
-    A matrix of too few eigenvalues for an exponent is measured in the time that handing it over takes.
-    """
-    small: list[Unit] = []
-    for unit in ordered:
-        if _is_small(unit):
-            small.append(unit)
-        else:
-            yield [unit]
-        if len(small) == _TOGETHER:
-            yield small
-            small = []
-    if small:
-        yield small
-
-
-def _is_small(unit: Unit) -> bool:
-    few = all(m.rank is None and m.n_slices * min(m.shape) < MIN_EIGENVALUES for m in unit.matrices)
-    return few and len(unit.matrices) == 1 and unit.tensor.nbytes <= _SMALL_BYTES
-
-
 def needs_torch(work: Sequence[Unit], settings: Settings) -> bool:
     """Tell whether torch solves some of the work."""
     largest = max((min(m.shape) for u in work for m in u.matrices), default=0)
@@ -135,7 +93,7 @@ def needs_torch(work: Sequence[Unit], settings: Settings) -> bool:
 
 def on_cpu(work: Sequence[Unit], settings: Settings, workers: int, kept: Results | None = None) -> Generator[Result]:
     """Measure every unit, the most expensive first, one BLAS thread a worker; `kept` spares what it has."""
-    order = batches(sorted(work, key=lambda u: -sum(flops(m, settings) for m in u.matrices)))
+    order = batches(work, settings)
     with_torch = needs_torch(work, settings)
     with _pool(workers, with_torch=with_torch) as pool:
         running: set[Future[list[Result]]] = set()
@@ -229,11 +187,11 @@ def _flush(
         yield future.result()
 
 
-def _measure_units(batch: Sequence[Unit], settings: Settings, kept: Results | None) -> list[Result]:
-    with _small_batch if len(batch) > 1 else nullcontext():
+def _measure_units(batch: Batch, settings: Settings, kept: Results | None) -> list[Result]:
+    with _small_batch if batch.kind == "small" else values_held() if batch.kind == "family" else nullcontext():
         return [
             _measure_read(item, settings, None, kept) if isinstance(item, _Read) else item
-            for unit in batch
+            for unit in batch.units
             for item in _read_unit(unit, settings, kept)
         ]
 
@@ -241,7 +199,7 @@ def _measure_units(batch: Sequence[Unit], settings: Settings, kept: Results | No
 def _read_unit(unit: Unit, settings: Settings, kept: Results | None) -> Iterator[_Read | Result]:
     """Each matrix of a unit with its raw values; its row where that was kept, or where the tensor cannot be read."""
     try:
-        raw = unit.tensor.read(unit.index)
+        raw = read_once(unit.tensor, unit.index)
     except (SourceError, OSError) as error:
         _log.error("%s could not be read: %s", unit.tensor.name, error)
         for matrix in unit.matrices:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from specdiag.analysis.analyze import analyze
+from specdiag.analysis.batches import units
 from specdiag.analysis.cost import memory
 from specdiag.analysis.options import FARMS
 from specdiag.analysis.processes import agreement
 from specdiag.analysis.run import Progress
-from specdiag.analysis.workers import affordable_workers, units
+from specdiag.analysis.workers import affordable_workers
 from specdiag.comparison.changes import make_delta, no_delta, unchanged
 from specdiag.comparison.difference import Pair, difference
 from specdiag.comparison.records import Delta, Subspaces

@@ -60,7 +60,7 @@ def on_host(values: Array) -> Array:
     Args:
         values: NumPy's or torch's.
     """
-    return values if is_numpy(values) else _tensor(values).cpu().numpy()
+    return values if is_numpy(values) else as_tensor(values).cpu().numpy()
 
 
 def computed(compute: Callable[[str], Array], device: str, name: str) -> Array:
@@ -91,7 +91,7 @@ def permuted(values: Array, *axes: int) -> Array:
         values: any shape.
         axes: all of them, in the new order.
     """
-    return values.transpose(axes) if is_numpy(values) else _array(_tensor(values).permute(axes))
+    return values.transpose(axes) if is_numpy(values) else as_array(as_tensor(values).permute(axes))
 
 
 def swapped(values: Array) -> Array:
@@ -112,7 +112,7 @@ def repeated(values: Array, times: int) -> Array:
     """
     if is_numpy(values):
         return np.repeat(values, times, axis=0)
-    return _array(_tensor(values).repeat_interleave(times, 0))
+    return as_array(as_tensor(values).repeat_interleave(times, 0))
 
 
 def joined(parts: Sequence[Array], axis: int = 0) -> Array:
@@ -126,7 +126,7 @@ def joined(parts: Sequence[Array], axis: int = 0) -> Array:
         return np.concatenate(parts, axis)
     import torch
 
-    return _array(torch.cat([_tensor(part) for part in parts], axis))
+    return as_array(torch.cat([as_tensor(part) for part in parts], axis))
 
 
 def norms(values: Array, *axes: int) -> Array:
@@ -149,7 +149,7 @@ def nonzero(values: Array) -> Array:
         return np.where(values > 0, values, 1.0)
     import torch
 
-    return _array(torch.where(_tensor(values) > 0, _tensor(values), 1.0))
+    return as_array(torch.where(as_tensor(values) > 0, as_tensor(values), 1.0))
 
 
 def filled(like: Array, value: float) -> Array:
@@ -163,7 +163,7 @@ def filled(like: Array, value: float) -> Array:
         return np.full_like(like, value)
     import torch
 
-    return _array(torch.full_like(_tensor(like), value))
+    return as_array(torch.full_like(as_tensor(like), value))
 
 
 def largest_of(values: Array, axis: int) -> Array:
@@ -173,7 +173,7 @@ def largest_of(values: Array, axis: int) -> Array:
         values: any shape.
         axis: that vanishes.
     """
-    return np.amax(values, axis) if is_numpy(values) else _array(_tensor(values).amax(axis))
+    return np.amax(values, axis) if is_numpy(values) else as_array(as_tensor(values).amax(axis))
 
 
 def larger(one: Array, other: Array) -> Array:
@@ -185,7 +185,7 @@ def larger(one: Array, other: Array) -> Array:
     """
     if is_numpy(one):
         return np.maximum(one, other)
-    return _array(_tensor(one).maximum(_tensor(other)))
+    return as_array(as_tensor(one).maximum(as_tensor(other)))
 
 
 def smaller(one: Array, other: Array) -> Array:
@@ -221,60 +221,8 @@ def falling(values: Array) -> tuple[Array, NDArray[np.intp]]:
     if is_numpy(values):
         order = np.argsort(-values, axis=-1)
         return np.take_along_axis(values, order, axis=-1), order
-    found = _tensor(values).sort(dim=-1, descending=True)
-    return _array(found.values), cast("Any", found.indices)
-
-
-def triangle(tall: Array) -> Array:
-    """Compute R of the QR decomposition of each matrix.
-
-    Args:
-        tall: shape [..., n, m].
-
-    Returns:
-        Shape [..., min(n, m), m].
-    """
-    if is_numpy(tall):
-        return np.asarray(np.linalg.qr(tall, mode="r"))
-    import torch
-
-    return _array(torch.linalg.qr(_tensor(tall), mode="r").R)
-
-
-def orthogonal(tall: Array) -> tuple[Array, Array]:
-    """Compute Q and R of each matrix.
-
-    Args:
-        tall: shape [..., n, m].
-    """
-    if is_numpy(tall):
-        q, r = np.linalg.qr(tall)
-        return q, r
-    import torch
-
-    found = torch.linalg.qr(_tensor(tall))
-    return _array(found.Q), _array(found.R)
-
-
-def singular(matrices: Array) -> tuple[Array, Array, Array]:
-    """Compute U, S and W' of each matrix U S W'.
-
-    Args:
-        matrices: shape [..., n, m].
-
-    Raises:
-        LinAlgError: numpy's; it does not converge, or a value is not finite.
-    """
-    if is_numpy(matrices):
-        u, s, w = np.linalg.svd(matrices)
-        return u, s, w
-    import torch
-
-    try:
-        found = torch.linalg.svd(_tensor(matrices))
-    except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]
-        raise np.linalg.LinAlgError(str(error)) from error
-    return _array(found.U), _array(found.S), _array(found.Vh)
+    found = as_tensor(values).sort(dim=-1, descending=True)
+    return as_array(found.values), cast("Any", found.indices)
 
 
 def inner(one: Array, other: Array) -> float:
@@ -286,7 +234,7 @@ def inner(one: Array, other: Array) -> float:
     """
     if is_numpy(one):
         return float(np.vdot(one, other))
-    return float(_tensor(one).reshape(-1) @ _tensor(other).reshape(-1))
+    return float(as_tensor(one).reshape(-1) @ as_tensor(other).reshape(-1))
 
 
 def is_finite(values: Array) -> bool:
@@ -295,12 +243,22 @@ def is_finite(values: Array) -> bool:
     Args:
         values: any shape.
     """
-    return bool((np.isfinite(values) if is_numpy(values) else _tensor(values).isfinite()).all())
+    return bool((np.isfinite(values) if is_numpy(values) else as_tensor(values).isfinite()).all())
 
 
-def _tensor(values: Array) -> torch.Tensor:
+def as_tensor(values: Array) -> torch.Tensor:
+    """Give the type of torch to what is not NumPy's.
+
+    Args:
+        values: torch's.
+    """
     return cast("torch.Tensor", values)
 
 
-def _array(values: torch.Tensor) -> Array:
+def as_array(values: torch.Tensor) -> Array:
+    """Give the common type to a tensor.
+
+    Args:
+        values: torch's.
+    """
     return cast("Array", values)

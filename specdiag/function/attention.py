@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from specdiag.architecture.wiring import Rope
-from specdiag.function.arrays import Array, filled, joined, nonzero, norms, repeated, swapped, triangle
+from specdiag.function.arrays import Array, filled, joined, nonzero, norms, repeated, swapped
+from specdiag.function.decompositions import triangle
 from specdiag.function.folding import Norm, Reader, fold_reader
 
 

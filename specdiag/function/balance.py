@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from specdiag.function.arrays import Array, joined, nonzero, norms, orthogonal, singular, swapped
+from specdiag.function.arrays import Array, joined, nonzero, norms, swapped
 from specdiag.function.attention import Moving, Scoring
+from specdiag.function.decompositions import orthogonal, singular
 
 
 def balance_moving(heads: Moving) -> Moving:

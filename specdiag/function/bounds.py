@@ -8,20 +8,9 @@ exceeds the largest value of a type nothing follows. Values are those of exact a
 from __future__ import annotations
 
 from specdiag.function.algebra import Algebra
-from specdiag.function.arrays import (
-    Array,
-    falling,
-    larger,
-    largest_of,
-    living_ratio,
-    norms,
-    repeated,
-    singular,
-    smaller,
-    swapped,
-    triangle,
-)
+from specdiag.function.arrays import Array, falling, larger, largest_of, living_ratio, norms, repeated, smaller, swapped
 from specdiag.function.attention import Moving
+from specdiag.function.decompositions import singular, triangle
 from specdiag.function.folding import Norm, Reader
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate, takewhile
 from math import prod
+from typing import Literal
 
 import numpy as np
 from msgspec import structs
@@ -23,6 +24,7 @@ from specdiag.function.blocks import find_blocks
 from specdiag.function.parts import Attention, Block, Mlp
 from specdiag.function.stored import Weight
 from specdiag.records import AnyRole, Family, ModuleRole
+from specdiag.spectra.arithmetic import COARSE
 from specdiag.spectra.float_types import FLOAT_TYPES
 
 Compute = Callable[[str], Array]
@@ -207,14 +209,19 @@ def _together(
     found: dict[str, WeightMatrix] = {}
     width = weights[0].shape[1]
     sizes = [prod(weight.shape) // width for weight in weights]
-    tensor = _tensor(weights[0].matrix.name, (sum(sizes), width), weights, compute, device, products=products)
+    first = weights[0].matrix
+    eps = COARSE if first.dequantized else FLOAT_TYPES[first.tensor.values_dtype].eps
+    values = "F32" if eps >= COARSE else "F64"
+    tensor = _tensor(first.name, (sum(sizes), width), weights, compute, device, products=products, values=values)
     for weight, end in zip(weights, accumulate(sizes), strict=True):
         size = prod(weight.shape) // width
         stored = weight.matrix
         part = "balanced" if stored.module.part is None else f"{stored.module.part}.balanced"
         slicer = Slicer((1, size, width), select=(slice(end - size, end),))
         module = structs.replace(stored.module, part=part)
-        found[stored.key] = replace(stored, module=module, shape=(size, width), tensor=tensor, slicer=slicer)
+        found[stored.key] = replace(
+            stored, module=module, shape=(size, width), tensor=tensor, slicer=slicer, balanced_eps=eps
+        )
     return found
 
 
@@ -227,6 +234,7 @@ def _tensor(
     *,
     is_product: bool = True,
     products: float = 0.0,
+    values: Literal["F32", "F64"] = "F64",
 ) -> StoredTensor:
     """Make a tensor that is computed from others when it is read; not finite where they are not.
 
@@ -236,11 +244,12 @@ def _tensor(
     def read(_: int | None) -> Array:
         with np.errstate(all="ignore"):
             try:
-                values = computed(compute, device, name).reshape(shape)
+                found = computed(compute, device, name).reshape(shape).astype(stored_as, copy=False)
             except np.linalg.LinAlgError:
-                return np.full(shape, np.nan)
-        return values if np.isfinite(values).all() else np.full(shape, np.nan)
+                return np.full(shape, np.nan, stored_as)
+        return found if np.isfinite(found).all() else np.full(shape, np.nan, stored_as)
 
+    stored_as = FLOAT_TYPES[values].storage
     first = weights[0].matrix.tensor
     is_dequantised = first.rounding is not None
     by_type = 0.0 if is_product or is_dequantised else 2 * FLOAT_TYPES[first.values_dtype].eps
@@ -251,8 +260,9 @@ def _tensor(
         nbytes=sum(weight.matrix.stored_bytes for weight in weights),
         file=first.file,
         read=read,
-        values="F64",
+        values=values,
         rounding=Rounding(relative=max(_ARITHMETIC, by_type), is_computed=not is_dequantised),
         scratch=_COPIES * 8 * sum(prod(weight.shape) for weight in weights),
+        computed_from=tuple((weight.matrix.tensor, weight.matrix.slicer.index) for weight in weights),
         products=products,
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from specdiag.function.arrays import Array, falling, nonzero, norms, triangle
+from specdiag.function.arrays import Array, falling, nonzero, norms
+from specdiag.function.decompositions import triangle
 
 
 def du_core(up: Array, down: Array, *, scaled: bool = False) -> Array:

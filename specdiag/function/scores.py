@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from specdiag.function.algebra import Algebra
-from specdiag.function.arrays import Array, larger, norms, on_host, placed, repeated, swapped, triangle
+from specdiag.function.arrays import Array, larger, norms, on_host, placed, repeated, swapped
 from specdiag.function.attention import HeadNorm, Scoring
 from specdiag.function.balance import balance_scoring
+from specdiag.function.decompositions import triangle
 
 
 @dataclass(frozen=True, slots=True)

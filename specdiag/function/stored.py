@@ -9,6 +9,7 @@ import numpy as np
 
 from specdiag.architecture.wiring import UnknownWiring
 from specdiag.checkpoint.adapters.update import row_cut
+from specdiag.checkpoint.held_values import read_once
 from specdiag.checkpoint.tensors import StoredTensor, WeightMatrix
 from specdiag.function.arrays import Array, is_finite, placed
 from specdiag.function.folding import Norm, Reader
@@ -45,7 +46,7 @@ class Weight:
             device: on which they are to be computed with.
         """
         tensor, slicer = self.matrix.tensor, self.matrix.slicer
-        raw = slicer.cut(tensor.read(slicer.index))[0]
+        raw = slicer.cut(read_once(tensor, slicer.index))[0]
         values = FLOAT_TYPES[tensor.values_dtype].widen(raw.T if self.transposed else raw, np.dtype(np.float64))
         bias = None if self.bias is None else placed(self.own_part(_vector(self.bias)), device)
         return Reader(placed(values, device), bias)

@@ -10,7 +10,7 @@ from math import prod
 
 import numpy as np
 
-from specdiag.analysis.workers import Unit, units
+from specdiag.analysis.batches import Unit, units
 from specdiag.checkpoint.tensors import WeightMatrix
 from specdiag.errors import UsageError
 from specdiag.function.arrays import Array

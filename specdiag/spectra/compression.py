@@ -14,6 +14,7 @@ curve u + i v(u), v >= 0, along which x grows with u.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -274,9 +275,7 @@ def _ray(near: float, far: float) -> tuple[Array, Array]:
 
     Gauss-Legendre panels [0, near], then longer by `_RATIO` each to beyond `far`; from there on Gauss-Laguerre in ln r.
     """
-    unit, weights = np.polynomial.legendre.leggauss(_NODES)
-    unit, weights = (unit + 1) / 2, weights / 2
-    logs, decaying = np.polynomial.laguerre.laggauss(2 * _NODES)
+    (unit, weights), (logs, decaying) = _legendre(), _laguerre()
     count = max(int(np.ceil(np.log(2 * far / near) / np.log(_RATIO))), 1)
     ends = np.concatenate([[0.0], near * _RATIO ** np.arange(count + 1)])
     widths = np.diff(ends)
@@ -285,3 +284,16 @@ def _ray(near: float, far: float) -> tuple[Array, Array]:
     return np.concatenate([inner, outer]), np.concatenate(
         [(widths[:, None] * weights).ravel(), outer * decaying * np.exp(logs)]
     )
+
+
+@cache
+def _legendre() -> tuple[Array, Array]:
+    """Nodes and weights of an integral from 0 to 1."""
+    unit, weights = np.polynomial.legendre.leggauss(_NODES)
+    return (unit + 1) / 2, weights / 2
+
+
+@cache
+def _laguerre() -> tuple[Array, Array]:
+    """Nodes x and weights of an integral of exp(-x) f(x) from 0 to infinity."""
+    return np.polynomial.laguerre.laggauss(2 * _NODES)

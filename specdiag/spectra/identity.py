@@ -49,6 +49,11 @@ class MatrixIdentity(Protocol):
         ...
 
     @property
+    def balanced_eps(self) -> float | None:
+        """Spacing of the stored type at 1, of a balanced form; None for any other matrix."""
+        ...
+
+    @property
     def storage_dtype(self) -> str:
         """Stored type, such as `BF16`; of a quantised weight its format."""
         ...

@@ -261,13 +261,14 @@ def test_a_signal_after_the_last_matrix_loses_nothing(folder, monkeypatch):
 FAILING = """
 import sys
 from specdiag.analysis import workers
+from specdiag.analysis.batches import Batch
 real, calls = workers.measure, []
 def measure(*arguments):
     calls.append(1)
     if len(calls) == 4:
         raise {error}
     return real(*arguments)
-workers.measure, workers.batches = measure, lambda ordered: ([unit] for unit in ordered)
+workers.measure, workers.batches = measure, lambda work, settings: (Batch([unit], "single") for unit in work)
 from specdiag_cli.entry import run
 sys.argv = ["specdiag", "analyze", "ckpt", "--jobs", "1", "--no-cache"]
 run()

@@ -16,7 +16,9 @@ import torch
 from models import random_state, write_checkpoint
 
 import specdiag
-from specdiag.analysis.workers import batches, units
+from specdiag.analysis.batches import batches, units
+from specdiag.analysis.options import AnalysisOptions
+from specdiag.analysis.settings import resolved
 from specdiag.architecture import names
 from specdiag.checkpoint import long_names
 from specdiag.checkpoint.memory import from_state_dict
@@ -187,10 +189,10 @@ def test_small_matrices_go_to_workers_together() -> None:
         {f"l{i}.weight": torch.from_numpy(np.random.default_rng(i).standard_normal(s)) for i, s in enumerate(shapes)}
     )
     work = units(checkpoint.matrices)
-    taken = list(batches(work))
-    assert sorted(map(len, taken)) == [1, 1, 1, 23, 64, 64]
-    assert sorted(u.tensor.name for batch in taken for u in batch) == sorted(u.tensor.name for u in work)
-    alone = {u.matrices[0].shape for batch in taken if len(batch) == 1 for u in batch}
+    taken = list(batches(work, resolved(AnalysisOptions(), checkpoint.opening)))
+    assert sorted(len(batch.units) for batch in taken) == [1, 1, 1, 23, 64, 64]
+    assert sorted(u.tensor.name for batch in taken for u in batch.units) == sorted(u.tensor.name for u in work)
+    alone = {u.matrices[0].shape for batch in taken if batch.kind == "single" for u in batch.units}
     assert alone == {(200, 300), (50, 60), (3, 40_000)}
 
 
