@@ -63,15 +63,17 @@ def check_compare(rule: str | None, own_rule: str | None) -> None:
 
 
 def _needs(run: Run, tried: DryRun, n_runs: int) -> None:
+    from specdiag.resources import format_size
+
     say = output.console().print
     unit, each = ("tokens", tried.tokens_per_step) if tried.tokens_per_step else ("examples", tried.examples_per_step)
     passes = tried.steps * tried.examples_per_step / len(run.data.train)
     say(f"To do: {tried.steps} steps of {each} {unit}, {tried.steps * each} in all: {passes:.2g} passes over the data.")
     sizes = [(tried.weight_bytes, "weights"), (tried.gradient_bytes, "gradients"), (tried.optimizer_bytes, "optimizer")]
-    parts = ", ".join(f"{name} {_size(size)}" for size, name in sizes)
+    parts = ", ".join(f"{name} {format_size(size)}" for size, name in sizes)
     total = sum(size for size, _ in sizes)
-    say(f"Memory: {_size(total)} ({parts}); activations are not counted.", soft_wrap=True)
-    say(f"Disk: {_size(tried.checkpoint_bytes)} for each checkpoint.")
+    say(f"Memory: {format_size(total)} ({parts}); activations are not counted.", soft_wrap=True)
+    say(f"Disk: {format_size(tried.checkpoint_bytes)} for each checkpoint.")
     how = "one example, multiplied" if tried.from_one_example else "one batch and one step of the optimizer, tried here"
     runs = " for both runs" if n_runs > 1 else ""
     say(
@@ -81,10 +83,6 @@ def _needs(run: Run, tried: DryRun, n_runs: int) -> None:
         soft_wrap=True,
     )
     output.talk("dry run: nothing was written", "green")
-
-
-def _size(n: int) -> str:
-    return f"{n / 2**30:.2f} GiB" if n >= 2**30 else f"{n / 2**20:.1f} MiB"
 
 
 def _time(seconds: float) -> str:

@@ -43,10 +43,13 @@ def format_size(n_bytes: int) -> str:
         n_bytes: not negative.
 
     Returns:
-        Such as `1.5 GiB`, with at most three digits that matter.
+        Such as `1.5 GiB`, with three digits that matter, from 1000 on all four.
     """
     unit = max((unit for unit, size in _UNITS.items() if n_bytes >= size), key=_UNITS.__getitem__, default="")
-    return f"{n_bytes / _UNITS[unit]:.3g} {unit}iB" if unit else f"{n_bytes} bytes"
+    if not unit:
+        return f"{n_bytes} bytes"
+    number = n_bytes / _UNITS[unit]
+    return f"{number:.{3 if number < 999.5 else 4}g} {unit}iB"
 
 
 def available_cpus() -> int:

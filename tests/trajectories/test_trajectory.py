@@ -376,6 +376,28 @@ def test_figures_show_the_medians(run):
         specdiag.plot.trajectory(found, metric="loss")
 
 
+def test_figures_show_products_where_the_run_has_them(run):
+    """One matrix of each role is given out as a product: the models of these runs have none that has an exponent."""
+    found = specdiag.trajectory(run)
+    renamed = {"q": "qk", "o": "ov", "down": "du"}
+    modules = [
+        msgspec.structs.replace(module, form="function", role=renamed[module.role])
+        if module.role in renamed
+        else module
+        for module in found.modules
+    ]
+    found = msgspec.structs.replace(found, modules=tuple(modules))
+    lines = {
+        line.get_label(): line for axes in specdiag.plot.trajectory(found, metric="alpha").axes for line in axes.lines
+    }
+    assert {"k", "up", "qk", "ov", "du"} <= set(lines)
+    assert {lines[role].get_linestyle() for role in ("qk", "ov", "du")} == {":"}
+    assert list(zip(*lines["ov"].get_data(), strict=True)) == found.series("alpha", "ov") != []
+    assert specdiag.plot.trajectory(found, metric="alpha", roles="du").axes[0].lines[0].get_label() == "du"
+    with pytest.raises(UsageError, match="has no role qk"):
+        specdiag.plot.norms(found, roles="qk")
+
+
 @pytest.mark.parametrize("kind", ["trajectory", "norms"])
 def test_plot_command(run, tmp_path, kind):
     specdiag.trajectory(run)

@@ -13,7 +13,7 @@ from specdiag.text import checks
 from specdiag.trajectories.records import Trajectory
 from specdiag.views.figures.direct import name_lines
 from specdiag.views.figures.palette import palette
-from specdiag.views.figures.runs import Roles, role_lines, roles_with, run_caption, run_name, step_axis
+from specdiag.views.figures.runs import Roles, role_lines, role_style, roles_with, run_caption, run_name, step_axis
 from specdiag.views.figures.style import ReportFigure, new_figure, styled
 
 _PANELS = (
@@ -82,7 +82,7 @@ def _predictions(axes: Axes, trajectory: Trajectory, expected: Sequence[Expected
         measured = trajectory.series("frobenius_norm", role, family=family)
         if not own or not measured:
             continue
-        first, colour = measured[0][1], palette().roles[role].colour
+        first, colour = measured[0][1], role_style(role).colour
         values: dict[int, list[float]] = {}
         for one in own:
             for point in one.course:

@@ -9,38 +9,45 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from specdiag.errors import UsageError
-from specdiag.records import Family, Role, stored_role
+from specdiag.records import FUNCTION_ROLES, AnyRole, Family, Role, stored_role
 from specdiag.text import checks
 from specdiag.trajectories.records import Trajectory
-from specdiag.views.figures.palette import palette
+from specdiag.views.figures.palette import RoleStyle, palette
 from specdiag.views.figures.style import plain
 
-Roles = Sequence[tuple[Family, Role]]
+Roles = Sequence[tuple[Family, AnyRole]]
+_DRAWN_AS: dict[AnyRole, Role] = {"qk": "q", "ov": "o", "du": "down"}
+"""Products have the colour and marker of one of their factors, and a dotted line."""
 _MARKERS_UP_TO = 40
 
 
-def roles_with(trajectory: Trajectory, metrics: Sequence[str], roles: str | Sequence[str]) -> list[tuple[Family, Role]]:
+def roles_with(
+    trajectory: Trajectory, metrics: Sequence[str], roles: str | Sequence[str], *, products: bool = False
+) -> list[tuple[Family, AnyRole]]:
     """Choose the roles to draw.
 
     Args:
         trajectory: the run.
         metrics: of which a role must have a value of one.
         roles: only these; empty for all.
+        products: take qk, ov and du too, where the run has rows of the function.
 
     Raises:
         UsageError: there is no such role, or none has a value.
     """
     roles = checks.texts("roles", roles)
-    present: Roles = [(family, stored_role(role)) for family, role in trajectory.roles()]
+    present = trajectory.roles()
+    if products:
+        present += [(family, role) for family, role in trajectory.roles("function") if role in FUNCTION_ROLES]
     missing = [role for role in roles if role not in {r for _, r in present}]
     if missing:
         raise UsageError(
             f"{trajectory.run} has no role {missing[0]}; it has {', '.join(dict.fromkeys(r for _, r in present))}"
         )
-    chosen: list[tuple[Family, Role]] = [
-        (family, role)
-        for family, role in present
-        if (not roles or role in roles) and any(trajectory.series(m, role, family=family) for m in metrics)
+    chosen = [
+        pair
+        for pair in present
+        if (not roles or pair[1] in roles) and any(trajectory.series(m, pair[1], family=pair[0]) for m in metrics)
     ]
     if not chosen:
         raise UsageError(f"{trajectory.run}: nothing that was asked for has a value of {' or '.join(metrics)}")
@@ -62,14 +69,24 @@ def role_lines(axes: Axes, trajectory: Trajectory, metric: str, roles: Roles, *,
         if not series:
             continue
         first = series[0][1] if relative else 1.0
-        look = palette().roles[role]
+        look = role_style(role)
         axes.plot(
             [step for step, _ in series],
             [value / first for _, value in series],
             color=look.colour,
             marker=look.marker if len(series) <= _MARKERS_UP_TO else "",
+            linestyle=":" if role in _DRAWN_AS else "-",
             label=role,
         )
+
+
+def role_style(role: AnyRole) -> RoleStyle:
+    """Give colour and marker of a role, a product's too.
+
+    Args:
+        role: of matrices of a run.
+    """
+    return palette().roles[_DRAWN_AS.get(role) or stored_role(role)]
 
 
 def run_name(run: str) -> str:

@@ -7,13 +7,13 @@ from statistics import median
 
 from matplotlib.axes import Axes
 
-from specdiag.records import FAMILIES, Family, Role
+from specdiag.records import FAMILIES, AnyRole, Family
 from specdiag.text import checks
 from specdiag.text.words import words
 from specdiag.trajectories.records import TRACKED, Trajectory
 from specdiag.views.figures.direct import name_lines
 from specdiag.views.figures.palette import palette
-from specdiag.views.figures.runs import Roles, role_lines, roles_with, run_caption, run_name, step_axis
+from specdiag.views.figures.runs import Roles, role_lines, role_style, roles_with, run_caption, run_name, step_axis
 from specdiag.views.figures.style import (
     FAMILY_TITLES,
     ReportFigure,
@@ -31,6 +31,8 @@ _ACROSS_SHAPES = ("square_alpha", "square_rho", "rho")
 def trajectory(trajectory: Trajectory, *, metric: str | None = None, roles: str | Sequence[str] = ()) -> ReportFigure:
     """Draw medians per role over the steps, those of random matrices dashed; below, loss and balance.
 
+    Products of the function (qk, ov, du) have dotted lines where the run has them and they have the metric.
+
     Args:
         trajectory: from `specdiag.trajectory` or `load_trajectory`.
         metric: a tracked metric; None for square_alpha, which may be compared across roles, or else alpha.
@@ -46,7 +48,7 @@ def trajectory(trajectory: Trajectory, *, metric: str | None = None, roles: str 
     square = any(row.metric == "square_alpha" for row in trajectory.rows)
     metric = ("square_alpha" if square else "alpha") if metric is None else metric
     checks.one_of("metric", metric, TRACKED)
-    chosen = roles_with(trajectory, (metric,), roles)
+    chosen = roles_with(trajectory, (metric,), roles, products=True)
     families: list[Family] = [family for family in FAMILIES if any(f == family for f, _ in chosen)]
     below = [name for name in ("loss", "balance_sd") if trajectory.series(name)]
     width = max(3.3 * max(len(families), len(below)) + 1.4, 6.4)
@@ -55,7 +57,7 @@ def trajectory(trajectory: Trajectory, *, metric: str | None = None, roles: str 
     parts = figure.subfigures(2 if below else 1, 1, squeeze=False, height_ratios=[3.3, 2.2] if below else None)[:, 0]
     upper = parts[0].subplots(1, len(families), squeeze=False, sharey=metric in _ACROSS_SHAPES)[0]
     for axes, family in zip(upper, families, strict=True):
-        members: list[tuple[Family, Role]] = [(f, role) for f, role in chosen if f == family]
+        members: list[tuple[Family, AnyRole]] = [(f, role) for f, role in chosen if f == family]
         role_lines(axes, trajectory, metric, members)
         _nulls(axes, trajectory, metric, members)
         axes.set_title(FAMILY_TITLES[family])
@@ -75,14 +77,14 @@ def _direction(metric: str) -> str:
 def _nulls(axes: Axes, trajectory: Trajectory, metric: str, roles: Roles) -> None:
     if metric not in _RHO:
         return
-    levels: dict[float, list[Role]] = {}
+    levels: dict[float, list[AnyRole]] = {}
     for family, role in roles:
         values, rhos = (dict(trajectory.series(m, role, family=family)) for m in (metric, _RHO[metric]))
         nulls = [1 + (value - 1) / rhos[step] for step, value in values.items() if rhos.get(step)]
         if nulls:
             levels.setdefault(round(median(nulls), 2), []).append(role)
     for level, sharing in levels.items():
-        colour = palette().null if len(sharing) > 1 or len(levels) == 1 else palette().roles[sharing[0]].colour
+        colour = palette().null if len(sharing) > 1 or len(levels) == 1 else role_style(sharing[0]).colour
         label = f"random {level:.2f}" + (f": {' '.join(sharing)}" if len(levels) > 1 else "")
         axes.axhline(level, color=colour, linestyle=(0, (5, 2)), linewidth=1, label=label, zorder=0)
 
