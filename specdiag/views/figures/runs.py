@@ -38,7 +38,7 @@ def roles_with(
     roles = checks.texts("roles", roles)
     present = trajectory.roles()
     if products:
-        present += [(family, role) for family, role in trajectory.roles("function") if role in FUNCTION_ROLES]
+        present += [pair for pair in trajectory.roles("function") if pair[1] in FUNCTION_ROLES]
     missing = [role for role in roles if role not in {r for _, r in present}]
     if missing:
         raise UsageError(
