@@ -54,7 +54,10 @@ def test_two_ranks_write_one_run_that_two_go_on_with(folder):
     with pytest.raises(UsageError, match="was trained by 2 processes and this is 1, which see other batches"):
         prepare(Request(source=folder / "tiny", extend=1))
     shifted = prepare(Request(source=folder / "tiny", extend=1, allow_data_shift=True))
-    assert "The run was trained by 2 processes: a step has 1/2 of their blocks now." in shifted.notes
+    assert (
+        "The run was trained by 2 processes and this is 1: at the same per_device_train_batch_size a step has 1/2 of "
+        "their blocks." in shifted.notes
+    )
     shifted.lock.release()
     on = call([*TRAIN, "--resume", "tiny", "--extend", "1"], cwd=folder, env=ENVIRONMENT)
     assert on.returncode == 0, on.stderr

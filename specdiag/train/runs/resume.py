@@ -264,7 +264,10 @@ def _check_ranks(start: Start, checkpoint: Path, request: Request, notes: list[s
             f"the run was trained by {_processes(before)} and this is {now}, which see other batches: "
             "allow_data_shift=True takes that"
         )
-    notes.append(f"The run was trained by {_processes(before)}: a step has {now}/{before} of their blocks now.")
+    notes.append(
+        f"The run was trained by {_processes(before)} and this is {now}: at the same per_device_train_batch_size a step "
+        f"has {now}/{before} of their blocks."
+    )
 
 
 def _processes(n: int) -> str:
