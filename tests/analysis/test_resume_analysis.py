@@ -16,6 +16,7 @@ from msgspec.structs import replace as replace_record
 import specdiag
 import specdiag.analysis.analyze as analysis
 from specdiag.analysis import workers
+from specdiag.analysis.batches import Batch
 from specdiag.errors import UsageError
 from specdiag.report import load_report
 
@@ -224,7 +225,7 @@ def test_a_failure_of_a_worker_keeps_what_was_measured(folder, monkeypatch):
         return real(*arguments)
 
     monkeypatch.setattr(workers, "measure", measure)
-    monkeypatch.setattr(workers, "batches", lambda ordered: ([unit] for unit in ordered))
+    monkeypatch.setattr(workers, "batches", lambda ordered, _: (Batch([unit], "single") for unit in ordered))
     with pytest.raises(
         specdiag.AnalysisFailed, match=r"cannot allocate 3 GiB \(after 3 matrices were measured\)"
     ) as caught:
@@ -261,6 +262,7 @@ def test_a_signal_after_the_last_matrix_loses_nothing(folder, monkeypatch):
 FAILING = """
 import sys
 from specdiag.analysis import workers
+from specdiag.analysis.batches import Batch
 from specdiag.analysis.batches import Batch
 real, calls = workers.measure, []
 def measure(*arguments):

@@ -61,14 +61,14 @@ def test_analyze(folder):
 
 
 def test_the_others(folder):
-    odd = llama_state(seed=1)
+    odd = llama_state(seed=5)  # a copy of a reference would not be held against it
     name = "model.layers.1.self_attn.o_proj.weight"
     odd[name] = (odd[name] ** 5).astype("f4")
-    model, five = checkpoint(folder / "odd", 1, odd), folder / "five.json"
+    model, five = checkpoint(folder / "odd", 5, odd), folder / "five.json"
     code, said, _ = outcome("compare", folder / "m1", model, "--reference", five, "--subspace", 0)
     assert code == 0
-    assert "13 of 14 matrices lie within the square_alpha of 5 decoders" in said
-    assert "outside: layer 1 o" in said
+    assert "12 of 14 matrices lie within the square_alpha of 5 decoders" in said
+    assert ", layer 1 o 1.57 (" in said
     code, said, _ = outcome("audit", model, "--reference", five, "-f", "json", "--no-reference-model")
     told = [f for f in json.loads(said)["findings"] if f["check"] == "reference_range"]
     assert {(f["severity"], f["module"]) for f in told} >= {("info", name)}
@@ -76,5 +76,5 @@ def test_the_others(folder):
     page = folder / "odd.html"
     code, _, err = outcome("report", model, "--reference", five, "-o", page)
     assert code == 0, err
-    assert "outside: layer 1 o" in page.read_text()
+    assert ", layer 1 o 1.57 (" in page.read_text()
     assert "Among 5 decoders of 107 k parameters: square_alpha" in page.read_text()

@@ -224,7 +224,7 @@ def test_bare_weights_need_a_fresh_optimizer(text, tmp_path):
         ({"steps_total": 2}, "at step 2 of 6: steps_total=2 is over; give a larger one"),
         ({"steps_total": 9, "extend": 3}, "both set the end of the run"),
         ({"decay": "linear"}, "unknown decay='linear'"),
-        ({"alphadecay": {"s1": 1.0}}, "s1= belongs to decay=alphadecay, not to uniform"),
+        ({"alphadecay": {"s1": 1.0}}, "s1= belongs to decay=alphadecay or decay=alphalr, not to uniform"),
         ({"decay": "alphadecay", "alphadecay": {"mode": "often"}}, "unknown mode='often'"),
         ({"decay": None, "alphadecay": {"every": 3}}, "every= belongs to decay=alphadecay"),
         ({"block_size": 64}, "block_size=64 must be 2 to 32"),

@@ -90,7 +90,7 @@ class CrashSafeTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model; a sharded one as if it were whole."""
         if not self.is_sharded:
-            super().save_model(output_dir, _internal_call)
+            super().save_model(output_dir, _internal_call=_internal_call)
             return
         self._save(output_dir, whole_weights(cast("nn.Module", self.model)))
 
