@@ -89,8 +89,8 @@ def refuse_adapter(source: Path) -> None:
             raise UsageError(
                 f"'{path}' is an adapter: decay by exponents is not defined for {NO_EXPONENT}; merge it into its base "
                 "model, and train that; specdiag.analyze gives exponents of the merged weights with base=MODEL, and "
-                "norm and stable rank of the update without; specdiag.compare(MODEL, adapter, base=MODEL) gives the norm "
-                "of the update over that of the weights"
+                "norm and stable rank of the update without; specdiag.compare(MODEL, adapter, base=MODEL) gives the "
+                "norm of the update over that of the weights"
             )
 
 

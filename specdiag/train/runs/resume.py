@@ -265,8 +265,8 @@ def _check_ranks(start: Start, checkpoint: Path, request: Request, notes: list[s
             "allow_data_shift=True takes that"
         )
     notes.append(
-        f"The run was trained by {_processes(before)} and this is {now}: at the same per_device_train_batch_size a step "
-        f"has {now}/{before} of their blocks."
+        f"The run was trained by {_processes(before)} and this is {now}: at the same per_device_train_batch_size a "
+        f"step has {now}/{before} of their blocks."
     )
 
 
