@@ -9,15 +9,12 @@ from specdiag.text.counts import percent
 MOSTLY_GEOMETRY = 0.5
 """From this share on, shapes explain most of the differences between modules."""
 _DISAGREE: Answer = "the two measures disagree"
-_UNIFORM = "Keep one decay for all modules."
 _HEADLINES: dict[Answer, str] = {
     "explained by shape": (
-        f"Do not use this plan: it is explained by shape. An untrained network would get nearly the same plan. "
-        f"{_UNIFORM}"
+        "Do not use this plan: it is explained by shape. An untrained network would get nearly the same plan."
     ),
     _DISAGREE: (
-        "Do not use this plan: the two measures without shapes, square_alpha and rho, call for different plans. "
-        f"{_UNIFORM}"
+        "Do not use this plan: the two measures without shapes, square_alpha and rho, call for different plans."
     ),
     "cannot show in the steps left": (
         "This plan cannot show in the steps left. More steps, or a larger base decay, would be needed."
@@ -33,13 +30,16 @@ def headline(plan: DecayPlan) -> str:
         plan: the plan.
     """
     if plan.verdict is not None:
-        return _disagreement(plan) if plan.verdict.answer == _DISAGREE else _HEADLINES[plan.verdict.answer]
+        answer = plan.verdict.answer
+        if answer == "explained by shape":
+            return f"{_HEADLINES[answer]} {_uniform(plan)}"
+        return _disagreement(plan) if answer == _DISAGREE else _HEADLINES[answer]
     if plan.rule in ("uniform", "none"):
         return f"The rule {plan.rule} gives every module the same decay."
     if all(entry.value is None for entry in plan.entries):
         return "Do not use this plan: no module has a number that it could rest on."
     if plan.shape_share is not None and plan.shape_share >= MOSTLY_GEOMETRY:
-        return f"Do not use this plan: {percent(plan.shape_share)} of it is explained by shape. {_UNIFORM}"
+        return f"Do not use this plan: {percent(plan.shape_share)} of it is explained by shape. {_uniform(plan)}"
     if plan.basis == "square" and (plan.agreement is None or plan.agreement < AGREE):
         return _disagreement(plan)
     return "Keep one decay for all modules for now. Judging this plan needs the base decay, the lr and the steps left."
@@ -48,4 +48,9 @@ def headline(plan: DecayPlan) -> str:
 def _disagreement(plan: DecayPlan) -> str:
     if plan.agreement is None:
         return "Do not use this plan: too few modules have both square_alpha and rho to confirm it."
-    return _HEADLINES[_DISAGREE]
+    return f"{_HEADLINES[_DISAGREE]} {_uniform(plan)}"
+
+
+def _uniform(plan: DecayPlan) -> str:
+    base = plan.base_weight_decay
+    return f"Keep one decay for all modules{'' if base is None else f': {base:.3g}'}."

@@ -88,7 +88,7 @@ def test_code_is_not_written_for_names_of_gguf(format: str) -> None:
 @pytest.mark.parametrize("format", FORMATS)
 def test_every_export_says_if_the_plan_is_to_be_used(format: str) -> None:
     plan = recommend(PAPER, weight_decay=0.1)
-    assert plan.headline == "Do not use this plan: 55 % of it is explained by shape. Keep one decay for all modules."
+    assert plan.headline == "Do not use this plan: 55 % of it is explained by shape. Keep one decay for all modules: 0.1."
     text = export_plan(plan, format).decode()
     assert plan.headline in text
     if format == "csv":
@@ -106,7 +106,7 @@ def test_other_exports() -> None:
         .splitlines()[0]
         .startswith("name,role,family,layer,component,n_parameters,value,ratio")
     )
-    caveat = "Do not use this plan: 55 % of it is explained by shape. Keep one decay for all modules."
+    caveat = "Do not use this plan: 55 % of it is explained by shape. Keep one decay for all modules: 0.1."
     rows = export_plan(plan, "md").decode().splitlines()
     assert (rows[0], len(rows)) == (caveat, 60)
     for format in ("torch", "transformers", "toml"):
@@ -216,7 +216,7 @@ def test_coupled_decay_gets_no_verdict(tmp_path: Path) -> None:
         assert result.exit_code == 0, result.output
         assert "coupled (Adam with L2), for which norms cannot be predicted: there is no verdict" in result.stdout
         assert result.stdout.startswith(
-            "Do not use this plan: 55 % of it is explained by shape. Keep one decay for all modules.\n"
+            "Do not use this plan: 55 % of it is explained by shape. Keep one decay for all modules: 1e-05.\n"
         )
 
 
