@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -126,16 +127,19 @@ def _tuning(runs: Runs, size: str) -> str:
         if not cells or lr is None:
             continue
         best = chosen_total(size, losses, name, lr).value
-        listed = ", ".join(
-            f"{'**' if total == best else ''}{total:g}: {fmean(cells[total]):.4f}{'**' if total == best else ''}"
-            for total in sorted(cells)
-        )
+        listed = ", ".join(_mean_loss(total, cells[total], bold=total == best) for total in sorted(cells))
         rows.append([ARMS[name].title, listed])
     if not rows:
         return ""
-    return f"Chosen on seeds {' and '.join(map(str, TUNING_SEEDS))}, lr {lr:g}:\n\n" + pages.table(
-        ["arm", "held-out loss by the sum of lr x decay"], rows
-    )
+    seeds = " and ".join(map(str, TUNING_SEEDS))
+    head = ["arm", "held-out loss by the sum of lr x decay"]
+    return f"By the base decay, seeds {seeds}, lr {lr:g} (bold: chosen):\n\n" + pages.table(head, rows)
+
+
+def _mean_loss(total: float, losses: Sequence[float], *, bold: bool) -> str:
+    missing = "" if len(losses) == len(TUNING_SEEDS) else f" ({len(losses)} of {len(TUNING_SEEDS)} seeds)"
+    text = f"{total:g}: {fmean(losses):.4f}{missing}"
+    return f"**{text}**" if bold else text
 
 
 def _arms(runs: Runs, size: str) -> str:
@@ -156,13 +160,18 @@ def _spectra(runs: Runs, size: str) -> str:
     """Exponents and norm at the end by uniform decay, mean over matrices and tuning seeds."""
     losses = _losses(runs)
     lr = chosen_lr(size, losses).value
-    by_total: dict[float, list[list[float]]] = {}
+    found: dict[float, list[list[list[float]]]] = {}
     for each in runs.values():
         cell = each["cell"]
         if (cell["size"], cell["arm"], cell["lr"]) == (size, BEST_UNIFORM, lr) and cell["seed"] in TUNING_SEEDS:
-            by_total.setdefault(cell["total"], []).extend(
-                values for name, values in each["matrices"].items() if _shape_of(name) is not None
+            found.setdefault(cell["total"], []).append(
+                [values for name, values in each["matrices"].items() if _shape_of(name) is not None]
             )
+    by_total = {
+        total: list(chain.from_iterable(of_seeds))
+        for total, of_seeds in found.items()
+        if len(of_seeds) == len(TUNING_SEEDS)
+    }
     if len(by_total) < 2:
         return ""
     rows = [

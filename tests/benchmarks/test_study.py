@@ -280,3 +280,7 @@ def test_the_page_says_what_invented_runs_hold(tmp_path):
     assert fmean(known[k] for k in known if "/preserved/" in k) < fmean(known[k] for k in known if "/reversed/" in k)
     assert "**4: " in text
     assert "explains 0% of the variance" in text
+    (one,) = (key for key in entries if "/uniform/" in key and "total 2/" in key and key.endswith("seed 101"))
+    del entries[one]
+    assert "(1 of 2 seeds)" not in text
+    assert "(1 of 2 seeds)" in tables.summary(entries, ["0.3m"])
