@@ -1,4 +1,4 @@
-"""One training loop with AlphaDecay, for decay_loops.py: prints what was observed as one line of JSON."""
+"""A training loop with AlphaDecay, for decay_loops.py: prints its observations as a line of JSON."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def hugging_face() -> dict[str, Any]:
 
 
 def trained(trainer: Any) -> Observed:
-    """What is observed in a Trainer."""
+    """Observations in a Trainer."""
     from transformers import TrainerCallback
 
     seen: list[Observer] = []

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def observed(kind, said, **options):
-    """Two steps at decay 2, of which `said` is told."""
+    """Take two steps at decay 2, and call `said` with what they log."""
     model = Decoder().double()
     optimizer = kind([p for p in model.layers.parameters() if p.ndim == 2], lr=1e-2, weight_decay=2.0, **options)
     observer = Observer(model, optimizer, lambda: {name: said / 2 for name, _ in model.named_parameters()})

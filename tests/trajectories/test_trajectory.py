@@ -377,7 +377,7 @@ def test_figures_show_the_medians(run):
 
 
 def test_figures_show_products_where_the_run_has_them(run):
-    """One matrix of each role is given out as a product: the models of these runs have none that has an exponent."""
+    """A matrix of each role stands for a product: no product of these models has an exponent."""
     found = specdiag.trajectory(run)
     renamed = {"q": "qk", "o": "ov", "down": "du"}
     modules = [

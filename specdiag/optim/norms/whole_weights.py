@@ -45,7 +45,7 @@ class WholeWeights:
     as many values, and every rank makes each call.
 
     Attributes:
-        takes_part: False on ranks that measure nothing and are told nothing.
+        takes_part: False on ranks that neither measure nor get results.
         is_writer: True on the rank that writes files.
         error: the first failure of this rank since the last `share`.
     """
