@@ -88,7 +88,9 @@ def test_code_is_not_written_for_names_of_gguf(format: str) -> None:
 @pytest.mark.parametrize("format", FORMATS)
 def test_every_export_says_if_the_plan_is_to_be_used(format: str) -> None:
     plan = recommend(PAPER, weight_decay=0.1)
-    assert plan.headline == "Do not use this plan: 55 % of it is explained by shape. Keep one decay for all modules: 0.1."
+    assert (
+        plan.headline == "Do not use this plan: 55 % of it is explained by shape. Keep one decay for all modules: 0.1."
+    )
     text = export_plan(plan, format).decode()
     assert plan.headline in text
     if format == "csv":
