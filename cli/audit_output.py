@@ -55,11 +55,9 @@ def show_next(audit: AuditReport, source: str, *, reopens: bool) -> None:
         source: as it was typed.
         reopens: True where another command opens it without further options.
     """
-    commands = (
-        {f"specdiag explain {audit.findings[0].check}": "the check, its limit and where that comes from"}
-        if (audit.findings)
-        else {}
-    )
+    commands: dict[str, str] = {}
+    if audit.findings:
+        commands[f"specdiag explain {audit.findings[0].check}"] = "the check, its limit and where that comes from"
     if audit.coverage.n_others is not None and audit.baseline is None and reopens:
         verify = f"specdiag verify ORIGINAL {shlex.quote(source)}"
         commands[verify] = "against the model it was made from: transposed or exchanged tensors pass an audit"

@@ -55,7 +55,7 @@ class Excused(Record, frozen=True, kw_only=True):
     pattern: str
     reason: str
     findings: tuple[Finding, ...] = ()
-    """None where the pattern matched no finding."""
+    """Empty where the pattern matched no finding."""
 
 
 class Coverage(Record, frozen=True, kw_only=True):

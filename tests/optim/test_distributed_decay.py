@@ -54,13 +54,16 @@ found["sharded_work"] = len(measured)
 train(model, optimizer, 3, decay=decay)
 found["fsdp"] = decay.ratios
 
+def of_layers_sharded(model):
+    for layer in model.layers:
+        fully_shard(layer, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
 def stepped(mode, shard):
     # From the second step on decay.step finds begun what is due. State is asked of one rank alone, as by a Trainer.
     model = Decoder()
     if shard:
-        for layer in model.layers:
-            fully_shard(layer, mesh=mesh)
-        fully_shard(model, mesh=mesh)
+        of_layers_sharded(model)
     else:
         model = torch.nn.parallel.DistributedDataParallel(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
@@ -91,9 +94,7 @@ def decayed(shard, kind, options):
     # The batches of the ranks are the same: shards must end where one process does that has a group for each decay.
     model = Decoder().eval()
     if shard:
-        for layer in model.layers:
-            fully_shard(layer, mesh=mesh)
-        fully_shard(model, mesh=mesh)
+        of_layers_sharded(model)
         optimizer = kind(model.parameters(), lr=1e-2, weight_decay=0.1, **options)
         attach(optimizer, "ratio", "test", ratio)
     else:
@@ -137,9 +138,7 @@ from specdiag.optim import AlphaLR
 def at_own_rates(shard, kind, options):
     model = Decoder().eval()
     if shard:
-        for layer in model.layers:
-            fully_shard(layer, mesh=mesh)
-        fully_shard(model, mesh=mesh)
+        of_layers_sharded(model)
     optimizer = kind(model.parameters(), lr=1e-2, weight_decay=0.1, **options)
     rates = AlphaLR(model, optimizer, every=2, blend=2)
     train(model, optimizer, 2, decay=rates)
