@@ -6,8 +6,10 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from helpers import PATIENCE
 
@@ -29,3 +31,22 @@ def run_ranks(code: str, folder: Path, n: int = 2, ends: Sequence[int] = ()) -> 
         for rank in range(n)
     ]
     assert [process.wait(timeout=PATIENCE) for process in running] == list(ends or [0] * n)
+
+
+@contextmanager
+def gathered_bytes() -> Generator[list[int]]:
+    """Collect the bytes that this rank hands to each call of `dist.gather`."""
+    import torch.distributed as dist
+
+    sizes: list[int] = []
+    gather = dist.gather
+
+    def counting(tensor: Any, *arguments: Any, **options: Any) -> Any:
+        sizes.append(tensor.numel() * tensor.element_size())
+        return gather(tensor, *arguments, **options)
+
+    dist.gather = counting
+    try:
+        yield sizes
+    finally:
+        dist.gather = gather

@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 import specdiag
 from specdiag.checkpoint import torch_tensors
+from several_ranks import gathered_bytes
 from live_models import Decoder
 
 torch.set_num_threads(1)
@@ -77,16 +78,10 @@ if world == 4:
     both = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
     found["both"] = told(sharded(parallel(Decoder(width=66, mlp=132), both["tensor"]), both["data"]))
 
-sent = {"gather": 0}
-gather = dist.gather
-def counting(tensor, *args, **options):
-    sent["gather"] += tensor.numel() * tensor.element_size()
-    return gather(tensor, *args, **options)
-dist.gather = counting
 model = sharded(Decoder(width=64, mlp=128), mesh)
-specdiag.analyze(model, device="cpu")
-found["sent"], found["size"] = sent["gather"], sum(p.numel() * 4 for p in model.parameters())
-dist.gather = gather
+with gathered_bytes() as sizes:
+    specdiag.analyze(model, device="cpu")
+found["sent"], found["size"] = sum(sizes), sum(p.numel() * 4 for p in model.parameters())
 
 for source, options in ((model, {"function": True}), (model, {"exclude": "nothing"})):
     try:

@@ -16,6 +16,7 @@ import torch, torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from several_ranks import gathered_bytes
 from sharded_steps import steps, whole_model
 import specdiag
 from specdiag.optim import NormWatch
@@ -49,17 +50,11 @@ if world == 4:
     both = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
     found["both"] = steps(sharded(parallel(whole_model(), both["tensor"]), both["data"]))
 
-sent = {"gather": 0}
-gather = dist.gather
-def counting(tensor, *args, **options):
-    sent["gather"] += tensor.numel() * tensor.element_size()
-    return gather(tensor, *args, **options)
-dist.gather = counting
 model = sharded(whole_model(), mesh)
-watch = steps(model, n=1, finish=False)
-found["sent"] = sent["gather"]
+with gathered_bytes() as sizes:
+    watch = steps(model, n=1, finish=False)
+found["sent"] = sum(sizes)
 found["size"] = sum(p.numel() * 4 for p in model.parameters() if p.ndim == 2)
-dist.gather = gather
 
 
 def said(call):
