@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -27,8 +28,9 @@ from specdiag.resources import format_size, one_torch_thread
 from specdiag.spectra.arithmetic import fixed_type
 from specdiag.spectra.float_types import FloatType, RawArray
 from specdiag.spectra.measure import FLOAT32_RANGE, Eigenvalues, failed, measure
-from specdiag.spectra.scan import Scan, scan
+from specdiag.spectra.scan import Scan, scan, scans
 from specdiag.spectra.solvers import crossing
+from specdiag.spectra.together import spectra
 from specdiag.system.blas_threads import OneBlasThread
 
 if TYPE_CHECKING:
@@ -46,6 +48,8 @@ Kind = tuple[tuple[int, ...], str]
 
 _small_batch = Lock()
 """Small units are bound by the interpreter: two threads that share it need a quarter more time than one."""
+_TINY_VALUES = 1 << 12
+"""The most values of a matrix that is measured together with others: a batch takes little memory."""
 _BATCH_BYTES = 1 << 30
 """Stored bytes that are gathered before the fullest shape goes to the accelerator."""
 
@@ -189,21 +193,56 @@ def _flush(
 
 def _measure_units(batch: Batch, settings: Settings, kept: Results | None) -> list[Result]:
     with _small_batch if batch.kind == "small" else values_held() if batch.kind == "family" else nullcontext():
-        return [
+        tiny = [unit for unit in batch.units if batch.kind == "small" and _is_tiny(unit)]
+        return _measure_tiny(tiny, settings) + [
             _measure_read(item, settings, None, kept) if isinstance(item, _Read) else item
             for unit in batch.units
+            if batch.kind != "small" or not _is_tiny(unit)
             for item in _read_unit(unit, settings, kept)
         ]
 
 
-def _read_unit(unit: Unit, settings: Settings, kept: Results | None) -> Iterator[_Read | Result]:
-    """Each matrix of a unit with its raw values; its row where that was kept, or where the tensor cannot be read."""
+def _is_tiny(unit: Unit) -> bool:
+    (matrix,) = unit.matrices
+    return matrix.balanced_eps is None and math.prod(matrix.slicer.shape) <= _TINY_VALUES
+
+
+def _measure_tiny(units: Sequence[Unit], settings: Settings) -> list[Result]:
+    """Measure one matrix of each unit, those of one shape and type together."""
+    results: list[Result] = []
+    alike: dict[tuple[tuple[int, ...], FloatType], list[tuple[WeightMatrix, RawArray]]] = defaultdict(list)
+    for unit in units:
+        raw, (matrix,) = _values(unit), unit.matrices
+        if raw is None:
+            results.append(_without_numbers(matrix, settings))
+        else:
+            stack = matrix.slicer.cut(raw)
+            alike[stack.shape, matrix.float_type(stack)].append((matrix, stack))
+    for (_, storage), group in alike.items():
+        stacks = np.array([stack for _, stack in group])
+        scanned = scans(stacks, storage)
+        solved = spectra(stacks, storage, scanned, settings)
+        results += [
+            _measure_read(_Read(matrix, stack, storage, facts), settings, full, None)
+            for (matrix, _), stack, facts, full in zip(group, stacks, scanned, solved, strict=True)
+        ]
+    return results
+
+
+def _values(unit: Unit) -> RawArray | None:
+    """Read what a unit is cut from; None, and a line in the log, where that cannot be."""
     try:
-        raw = read_once(unit.tensor, unit.index)
+        return read_once(unit.tensor, unit.index)
     except (SourceError, OSError) as error:
         _log.error("%s could not be read: %s", unit.tensor.name, error)
-        for matrix in unit.matrices:
-            yield matrix, failed(matrix, settings), Eigenvalues(np.empty(0))
+        return None
+
+
+def _read_unit(unit: Unit, settings: Settings, kept: Results | None) -> Iterator[_Read | Result]:
+    """Each matrix of a unit with its raw values; its row where that was kept, or where the tensor cannot be read."""
+    raw = _values(unit)
+    if raw is None:
+        yield from (_without_numbers(matrix, settings) for matrix in unit.matrices)
         return
     for matrix in unit.matrices:
         stack = np.ascontiguousarray(matrix.slicer.cut(raw))
@@ -220,11 +259,15 @@ def _measure_read(item: _Read, settings: Settings, solved: Spectrum | None, kept
         record, eigenvalues = measure(item.matrix, item.stack, item.storage, item.scanned, settings, solved)
     except ComputationError as error:
         _log.error("%s: %s", item.matrix.key, error)
-        return item.matrix, failed(item.matrix, settings), Eigenvalues(np.empty(0))
+        return _without_numbers(item.matrix, settings)
     if kept is not None:
         kept.keep(item.matrix, item.storage, record, eigenvalues)
     _log.debug("%s: %s, alpha %s", record.key, record.status, record.alpha)
     return item.matrix, record, eigenvalues
+
+
+def _without_numbers(matrix: WeightMatrix, settings: Settings) -> Result:
+    return matrix, failed(matrix, settings), Eigenvalues(np.empty(0))
 
 
 class _Pool(ThreadPoolExecutor):

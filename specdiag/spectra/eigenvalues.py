@@ -7,7 +7,8 @@ that the arithmetic cannot resolve, the exact route (singular values by QR and S
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -46,6 +47,12 @@ _NOISE = 16.0
 float64 on bfloat16 and 4-bit weights (`tests/spectra/test_arithmetic.py`)."""
 
 _BLOCK_BYTES = 4 << 20
+
+UNIT_ROUNDOFF: Mapping[ComputeType, float] = {
+    "float32": float(np.finfo(np.float32).eps) / 2,
+    "float64": float(np.finfo(np.float64).eps) / 2,
+}
+_LEAST_NORM = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +96,13 @@ class Spectrum:
     @property
     def noise(self) -> float:
         """The largest eigenvalue that rounding of the Gram matrix may make of a zero."""
-        return _NOISE * self.unit_roundoff * float(self.eigenvalues[-1])
+        return _noise(self.eigenvalues, self.unit_roundoff)
 
     def rounding(self, threshold: float) -> float:
         """Bound e on what rounding does to the mean of ln(lambda/threshold) over the eigenvalues above `threshold`."""
         if self.eigenvalues[-1] <= 0:
             return 0.0
-        conditioning = float(self.eigenvalues[-1]) / max(threshold, float(np.finfo(np.float64).tiny))
+        conditioning = float(self.eigenvalues[-1]) / max(threshold, sys.float_info.min)
         factor = _ROUNDING * self.longer_side**0.25
         if self.method == "svd":
             # Singular values carry an absolute error in units of u sigma_max: the square root of the ratio.
@@ -163,23 +170,25 @@ def assemble(
     Raises:
         ComputationError: if the eigenvalues do not sum to ||W||_F^2.
     """
-    unit = float(np.finfo(dtype).eps) / 2
+    unit = UNIT_ROUNDOFF[dtype]
     check_trace(slices, frobenius2, unit)
     np.maximum(slices, 0.0, out=slices)
     eigenvalues = np.sort(slices, axis=None)
     floor = storage_floor(frobenius2 / shape[0], (shape[1], shape[2]), storage.eps)
-    found = Spectrum(eigenvalues, floor, None, frobenius2, unit, method, dtype, max(shape[1:]), slices)
-    return replace(found, n_zero=int(np.count_nonzero(eigenvalues <= floor))) if _tells_zeros(found) else found
+    is_certain = method == "svd" or _tells_zeros(eigenvalues, floor, _noise(eigenvalues, unit), dtype)
+    n_zero = int(np.count_nonzero(eigenvalues <= floor)) if is_certain else None
+    return Spectrum(eigenvalues, floor, n_zero, frobenius2, unit, method, dtype, max(shape[1:]), slices)
 
 
-def _tells_zeros(found: Spectrum) -> bool:
-    """Tell whether rounding leaves no doubt about which eigenvalues lie below the storage floor."""
-    if found.method == "svd":
-        return True
-    if found.dtype == "float32":
-        near = np.abs(found.eigenvalues - found.floor) <= found.noise
-        return found.floor > found.noise and not bool(near.any())
-    return found.floor >= found.noise or bool(found.eigenvalues[0] >= found.noise)
+def _noise(eigenvalues: NDArray[np.float64], unit: float) -> float:
+    return _NOISE * unit * float(eigenvalues[-1])
+
+
+def _tells_zeros(eigenvalues: NDArray[np.float64], floor: float, noise: float, dtype: ComputeType) -> bool:
+    """Tell whether rounding of a Gram matrix leaves no doubt about which eigenvalues lie below the storage floor."""
+    if dtype == "float32":
+        return floor > noise and not bool((np.abs(eigenvalues - floor) <= noise).any())
+    return floor >= noise or bool(eigenvalues[0] >= noise)
 
 
 def pool(parts: list[Spectrum]) -> Spectrum:
@@ -217,7 +226,7 @@ def exact(stack: RawArray, storage: FloatType) -> Spectrum:
     slices = np.sort(np.array(values))
     eigenvalues = np.sort(slices, axis=None)
     s, rows, cols = stack.shape
-    unit = float(np.finfo(np.float64).eps) / 2
+    unit = UNIT_ROUNDOFF["float64"]
     arithmetic = (max(rows, cols) * unit) ** 2 * float(eigenvalues[-1])
     floor = max(storage_floor(frobenius2 / s, (rows, cols), storage.eps), arithmetic)
     n_zero = int(np.count_nonzero(eigenvalues <= floor))
@@ -237,7 +246,7 @@ def storage_floor(frobenius2: float, shape: tuple[int, int], eps: float) -> floa
 def check_trace(eigenvalues: NDArray[np.float64], frobenius2: float, unit: float) -> None:
     """Raise ComputationError unless the eigenvalues sum to ||W||_F^2 within their arithmetic."""
     total = float(eigenvalues.sum())
-    if abs(total - frobenius2) > 64 * unit * eigenvalues.size * max(frobenius2, float(np.finfo(np.float32).tiny)):
+    if abs(total - frobenius2) > 64 * unit * eigenvalues.size * max(frobenius2, _LEAST_NORM):
         raise ComputationError(f"the eigenvalues sum to {total:.9g}, but ||W||_F^2 is {frobenius2:.9g}")
 
 

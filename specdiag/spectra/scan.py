@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +31,23 @@ class Scan:
     digest: str
 
 
+def scans(stacks: RawArray, dtype: FloatType) -> list[Scan]:
+    """Do what `scan` does for each matrix of one shape.
+
+    Args:
+        stacks: raw values, shape [k, s, rows, cols], C-contiguous, in the storage type.
+        dtype: that type.
+    """
+    unsigned, magnitude = _codes(dtype.storage.itemsize)
+    codes = stacks.view(unsigned).reshape(len(stacks), -1) & magnitude
+    lowest, highest = codes.min(axis=1), codes.max(axis=1)
+    plain = (lowest >= _code(dtype, dtype.tiny)) & (highest < _code(dtype, dtype.max))
+    return [
+        Scan(0, 0, 0, 0, 0, largest, _digest(stack)) if is_plain else scan(stack, dtype)
+        for stack, largest, is_plain in zip(stacks, _widened(highest, dtype), plain.tolist(), strict=True)
+    ]
+
+
 def scan(stack: RawArray, dtype: FloatType) -> Scan:
     """Count what is wrong with the values.
 
@@ -37,9 +55,8 @@ def scan(stack: RawArray, dtype: FloatType) -> Scan:
         stack: raw values, shape [s, rows, cols], C-contiguous, in the storage type.
         dtype: that type.
     """
-    unsigned = np.dtype(f"u{dtype.storage.itemsize}")
+    unsigned, magnitude = _codes(dtype.storage.itemsize)
     codes = stack.view(unsigned).reshape(-1, stack.shape[-1])
-    magnitude = unsigned.type(np.iinfo(unsigned).max >> 1)
     tiny, largest = _code(dtype, dtype.tiny), _code(dtype, dtype.max)
 
     denormal = saturated = nonfinite = 0
@@ -66,9 +83,24 @@ def scan(stack: RawArray, dtype: FloatType) -> Scan:
         n_saturated=saturated,
         n_dead_rows=rows,
         n_dead_cols=cols,
-        largest=float(dtype.widen(np.array([top], unsigned).view(dtype.storage), np.dtype(np.float64))[0]),
-        digest=hashlib.sha256(np.ascontiguousarray(stack).data).hexdigest(),
+        largest=_widened(np.array([top], unsigned), dtype)[0],
+        digest=_digest(stack),
     )
+
+
+def _digest(stack: RawArray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(stack).data).hexdigest()
+
+
+def _widened(codes: RawArray, dtype: FloatType) -> list[float]:
+    return dtype.widen(codes.view(dtype.storage), np.dtype(np.float64)).tolist()
+
+
+@cache
+def _codes(itemsize: int) -> tuple[np.dtype[Any], Any]:
+    """The unsigned type of the codes, and the mask of their magnitude."""
+    unsigned = np.dtype(f"u{itemsize}")
+    return unsigned, unsigned.type(np.iinfo(unsigned).max >> 1)
 
 
 def _dead(codes: RawArray, shape: tuple[int, ...]) -> tuple[int, int]:
@@ -77,7 +109,7 @@ def _dead(codes: RawArray, shape: tuple[int, ...]) -> tuple[int, int]:
     return int(np.count_nonzero(~alive.any(axis=(0, 2)))), int(np.count_nonzero(~alive.any(axis=(0, 1))))
 
 
-@cache
+@lru_cache
 def _code(dtype: FloatType, value: float) -> int:
     """The unsigned code of a positive value that the type holds exactly."""
     if dtype.name == "BF16":
