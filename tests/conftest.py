@@ -70,6 +70,7 @@ NUMERIC = [
     "square",
     "summary",
     "tails",
+    "together",
 ]
 """Files whose assertions rest on what a BLAS computes: they run again under every kernel that the processor has."""
 

@@ -24,9 +24,7 @@ _ALIGNED = 16
 """Bytes at whose multiples a matrix begins, as those do that NumPy allocates: kernels may sum by alignment."""
 
 
-def spectra(
-    stacks: RawArray, storage: FloatType, scanned: Sequence[Scan], settings: Settings
-) -> list[Spectrum | None]:
+def spectra(stacks: RawArray, storage: FloatType, scanned: Sequence[Scan], settings: Settings) -> list[Spectrum | None]:
     """Give the spectrum of each matrix that `measure` would compute first.
 
     Args:
