@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager
 from functools import partial
 from itertools import islice
-from threading import Lock
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-import numpy as np
-from msgspec.structs import replace
-
-from specdiag.analysis.batches import Batch, Unit, batches
+from specdiag.analysis.batches import Unit, batches
 from specdiag.analysis.cache import Results
 from specdiag.analysis.cost import memory
-from specdiag.checkpoint.held_values import read_once, values_held
-from specdiag.checkpoint.tensors import WeightMatrix
-from specdiag.errors import ComputationError, SourceError, UsageError
-from specdiag.records import ModuleRecord, Settings
+from specdiag.analysis.measuring import Read, Result, measure_read, measure_units, read_unit
+from specdiag.errors import ComputationError, UsageError
+from specdiag.records import Settings
 from specdiag.resources import format_size, one_torch_thread
 from specdiag.spectra.arithmetic import fixed_type
-from specdiag.spectra.float_types import FloatType, RawArray
-from specdiag.spectra.measure import FLOAT32_RANGE, Eigenvalues, failed, measure
-from specdiag.spectra.scan import Scan, scan, scans
+from specdiag.spectra.measure import FLOAT32_RANGE
 from specdiag.spectra.solvers import crossing
-from specdiag.spectra.together import spectra
 from specdiag.system.blas_threads import OneBlasThread
 
 if TYPE_CHECKING:
@@ -41,25 +31,11 @@ _log = logging.getLogger("specdiag")
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-Result = tuple[WeightMatrix, ModuleRecord, Eigenvalues]
-
 Kind = tuple[tuple[int, ...], str]
 """Shape and storage type: what can be stacked."""
 
-_small_batch = Lock()
-"""Small units are bound by the interpreter: two threads that share it need a quarter more time than one."""
-_TINY_VALUES = 1 << 12
-"""The most values of a matrix that is measured together with others: a batch takes little memory."""
 _BATCH_BYTES = 1 << 30
 """Stored bytes that are gathered before the fullest shape goes to the accelerator."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Read:
-    matrix: WeightMatrix
-    stack: RawArray
-    storage: FloatType
-    scanned: Scan
 
 
 def affordable_workers(work: Sequence[Unit], settings: Settings, jobs: int, budget: int) -> int:
@@ -102,11 +78,11 @@ def on_cpu(work: Sequence[Unit], settings: Settings, workers: int, kept: Results
     with _pool(workers, with_torch=with_torch) as pool:
         running: set[Future[list[Result]]] = set()
         for batch in islice(order, workers):
-            running.add(pool.submit(_measure_units, batch, settings, kept))
+            running.add(pool.submit(measure_units, batch, settings, kept))
         while running:
             done, running = wait(running, return_when=FIRST_COMPLETED)
             for batch in islice(order, len(done)):
-                running.add(pool.submit(_measure_units, batch, settings, kept))
+                running.add(pool.submit(measure_units, batch, settings, kept))
             for future in done:
                 yield from future.result()
 
@@ -129,11 +105,11 @@ def on_accelerator(
         differences: receives, per shape and storage type, the largest relative difference to the CPU in float64.
         kept: results that need not be computed.
     """
-    waiting: dict[Kind, list[_Read]] = defaultdict(list)
+    waiting: dict[Kind, list[Read]] = defaultdict(list)
     with _pool(workers, with_torch=True) as pool:
         for unit in sorted(work, key=lambda u: u.matrices[0].shape):
-            for item in _read_unit(unit, settings, kept):
-                if not isinstance(item, _Read):
+            for item in read_unit(unit, settings, kept):
+                if not isinstance(item, Read):
                     yield item
                     continue
                 waiting[item.stack.shape, item.storage.name].append(item)
@@ -144,12 +120,12 @@ def on_accelerator(
             yield from _flush(batch, settings, pool, differences, kept)
 
 
-def _nbytes(batch: list[_Read]) -> int:
+def _nbytes(batch: list[Read]) -> int:
     return sum(item.stack.nbytes for item in batch)
 
 
 def _flush(
-    batch: list[_Read],
+    batch: list[Read],
     settings: Settings,
     pool: _Pool,
     differences: dict[Kind, float],
@@ -184,90 +160,11 @@ def _flush(
             solved = [None] * len(good)
     iterator = iter(solved)
     futures = [
-        pool.submit(_measure_read, r, settings, None if b else next(iterator), kept)
+        pool.submit(measure_read, r, settings, None if b else next(iterator), kept)
         for r, b in zip(batch, bad, strict=True)
     ]
     for future in futures:
         yield future.result()
-
-
-def _measure_units(batch: Batch, settings: Settings, kept: Results | None) -> list[Result]:
-    with _small_batch if batch.kind == "small" else values_held() if batch.kind == "family" else nullcontext():
-        tiny = [unit for unit in batch.units if batch.kind == "small" and _is_tiny(unit)]
-        return _measure_tiny(tiny, settings) + [
-            _measure_read(item, settings, None, kept) if isinstance(item, _Read) else item
-            for unit in batch.units
-            if batch.kind != "small" or not _is_tiny(unit)
-            for item in _read_unit(unit, settings, kept)
-        ]
-
-
-def _is_tiny(unit: Unit) -> bool:
-    (matrix,) = unit.matrices
-    return matrix.balanced_eps is None and math.prod(matrix.slicer.shape) <= _TINY_VALUES
-
-
-def _measure_tiny(units: Sequence[Unit], settings: Settings) -> list[Result]:
-    """Measure one matrix of each unit, those of one shape and type together."""
-    results: list[Result] = []
-    alike: dict[tuple[tuple[int, ...], FloatType], list[tuple[WeightMatrix, RawArray]]] = defaultdict(list)
-    for unit in units:
-        raw, (matrix,) = _values(unit), unit.matrices
-        if raw is None:
-            results.append(_without_numbers(matrix, settings))
-        else:
-            stack = matrix.slicer.cut(raw)
-            alike[stack.shape, matrix.float_type(stack)].append((matrix, stack))
-    for (_, storage), group in alike.items():
-        stacks = np.array([stack for _, stack in group])
-        scanned = scans(stacks, storage)
-        solved = spectra(stacks, storage, scanned, settings)
-        results += [
-            _measure_read(_Read(matrix, stack, storage, facts), settings, full, None)
-            for (matrix, _), stack, facts, full in zip(group, stacks, scanned, solved, strict=True)
-        ]
-    return results
-
-
-def _values(unit: Unit) -> RawArray | None:
-    """Read what a unit is cut from; None, and a line in the log, where that cannot be."""
-    try:
-        return read_once(unit.tensor, unit.index)
-    except (SourceError, OSError) as error:
-        _log.error("%s could not be read: %s", unit.tensor.name, error)
-        return None
-
-
-def _read_unit(unit: Unit, settings: Settings, kept: Results | None) -> Iterator[_Read | Result]:
-    """Each matrix of a unit with its raw values; its row where that was kept, or where the tensor cannot be read."""
-    raw = _values(unit)
-    if raw is None:
-        yield from (_without_numbers(matrix, settings) for matrix in unit.matrices)
-        return
-    for matrix in unit.matrices:
-        stack = np.ascontiguousarray(matrix.slicer.cut(raw))
-        storage = matrix.float_type(stack)
-        scanned = scan(stack, storage)
-        found = None if kept is None else kept.find(matrix, storage, scanned.digest)
-        yield _Read(matrix, stack, storage, scanned) if found is None else (matrix, *found)
-
-
-def _measure_read(item: _Read, settings: Settings, solved: Spectrum | None, kept: Results | None) -> Result:
-    if solved is None and settings.device != "cpu":
-        settings = replace(settings, dtype="float64")
-    try:
-        record, eigenvalues = measure(item.matrix, item.stack, item.storage, item.scanned, settings, solved)
-    except ComputationError as error:
-        _log.error("%s: %s", item.matrix.key, error)
-        return _without_numbers(item.matrix, settings)
-    if kept is not None:
-        kept.keep(item.matrix, item.storage, record, eigenvalues)
-    _log.debug("%s: %s, alpha %s", record.key, record.status, record.alpha)
-    return item.matrix, record, eigenvalues
-
-
-def _without_numbers(matrix: WeightMatrix, settings: Settings) -> Result:
-    return matrix, failed(matrix, settings), Eigenvalues(np.empty(0))
 
 
 class _Pool(ThreadPoolExecutor):

@@ -15,7 +15,7 @@ from msgspec.structs import replace as replace_record
 
 import specdiag
 import specdiag.analysis.analyze as analysis
-from specdiag.analysis import workers
+from specdiag.analysis import measuring, workers
 from specdiag.analysis.batches import Batch
 from specdiag.errors import UsageError
 from specdiag.report import load_report
@@ -216,7 +216,7 @@ def test_a_failure_in_the_middle_keeps_what_was_measured(folder, error):
 
 
 def test_a_failure_of_a_worker_keeps_what_was_measured(folder, monkeypatch):
-    real, calls = workers.measure, []
+    real, calls = measuring.measure, []
 
     def measure(*arguments):
         calls.append(1)
@@ -224,7 +224,7 @@ def test_a_failure_of_a_worker_keeps_what_was_measured(folder, monkeypatch):
             raise MemoryError("cannot allocate 3 GiB")
         return real(*arguments)
 
-    monkeypatch.setattr(workers, "measure", measure)
+    monkeypatch.setattr(measuring, "measure", measure)
     monkeypatch.setattr(workers, "batches", lambda ordered, _: (Batch([unit], "single") for unit in ordered))
     with pytest.raises(
         specdiag.AnalysisFailed, match=r"cannot allocate 3 GiB \(after 3 matrices were measured\)"
@@ -237,7 +237,7 @@ def test_a_failure_before_the_first_matrix_is_itself(folder, monkeypatch):
     def measure(*arguments):
         raise MemoryError("at once")
 
-    monkeypatch.setattr(workers, "measure", measure)
+    monkeypatch.setattr(measuring, "measure", measure)
     with pytest.raises(MemoryError, match="at once"):
         specdiag.analyze(folder, device="cpu", jobs=1)
 
@@ -261,16 +261,15 @@ def test_a_signal_after_the_last_matrix_loses_nothing(folder, monkeypatch):
 
 FAILING = """
 import sys
-from specdiag.analysis import workers
+from specdiag.analysis import measuring, workers
 from specdiag.analysis.batches import Batch
-from specdiag.analysis.batches import Batch
-real, calls = workers.measure, []
+real, calls = measuring.measure, []
 def measure(*arguments):
     calls.append(1)
     if len(calls) == 4:
         raise {error}
     return real(*arguments)
-workers.measure, workers.batches = measure, lambda work, settings: (Batch([unit], "single") for unit in work)
+measuring.measure, workers.batches = measure, lambda work, settings: (Batch([unit], "single") for unit in work)
 from specdiag_cli.entry import run
 sys.argv = ["specdiag", "analyze", "ckpt", "--jobs", "1", "--no-cache"]
 run()
@@ -282,7 +281,7 @@ run()
     [
         ("MemoryError()", 4, "memory ran out"),
         ("OSError(5, 'Input/output error')", 4, "Input/output error"),
-        ("workers.SourceError('the share is gone')", 3, "the share is gone"),
+        ("measuring.SourceError('the share is gone')", 3, "the share is gone"),
     ],
 )
 def test_the_command_saves_what_was_measured_before_a_failure(folder, error, code, why):

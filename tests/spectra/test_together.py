@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import specdiag
-from specdiag.analysis import workers
+from specdiag.analysis import measuring
 from specdiag.spectra.eigenvalues import spectrum
 from specdiag.spectra.float_types import FLOAT_TYPES
 from specdiag.spectra.scan import scan, scans
@@ -45,11 +45,11 @@ def test_scans_are_those_of_each_alone(name):
 def test_rows_do_not_depend_on_their_company(monkeypatch):
     weights = _awkward()
     sizes: list[int] = []
-    monkeypatch.setattr(workers, "spectra", lambda stacks, *rest: sizes.append(len(stacks)) or spectra(stacks, *rest))
+    monkeypatch.setattr(measuring, "spectra", lambda stacks, *rest: sizes.append(len(stacks)) or spectra(stacks, *rest))
     together = specdiag.analyze(weights, jobs=1)
     assert max(sizes) >= 7
     assert sum(sizes) == len(weights)
-    monkeypatch.setattr(workers, "_TINY_VALUES", 0)
+    monkeypatch.setattr(measuring, "_TINY_VALUES", 0)
     alone = specdiag.analyze(weights, jobs=1)
     assert sum(sizes) == len(weights)
     assert {record.status for record in together} >= {"zero", "nonfinite", "too_few"}
