@@ -34,10 +34,8 @@ def show(answer: Answer, console: Console) -> None:
     _print(answer.verdict, console)
     for point in answer.points:
         mark, style, _ = _MARKS[point.severity]
-        more = f" and {point.n_more} more" if point.n_more else ""
-        console.print(
-            Text.assemble((mark, style), f"  {legible(point.module or 'the checkpoint')}{more}"), soft_wrap=True
-        )
+        where = legible((point.module or "the checkpoint") + point.more)
+        console.print(Text.assemble((mark, style), f"  {where}"), soft_wrap=True)
         _print(f"   {point.finding}; {point.advice}", console, 3)
     if answer.n_more:
         console.print(f"and {answer.n_more} more, which specdiag audit lists")

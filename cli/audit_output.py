@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,11 +84,11 @@ def _table(audit: AuditReport, *, all_rows: bool) -> None:
     console.print(wording.headline(audit), style=_STYLES[audit.verdict], soft_wrap=True)
     grouped = wording.groups(audit)
     if grouped:
-        rows = [row for group in grouped for row in _rows(group, all_rows=all_rows)]
+        rows = list(_rows(grouped, all_rows=all_rows))
         console.print(tables.draw("", _columns(), rows, console.width, lambda row: _COLOURS.get(row[1], "")))
         console.print()
-        for group in grouped:
-            console.print(wording.explanation(group[0]), soft_wrap=True)
+        for line in wording.explanations(grouped):
+            console.print(line, soft_wrap=True)
     console.print()
     for table in audit.tokens:
         _tokens(table)
@@ -196,15 +197,27 @@ def _inert(data: bytes) -> bytes:
     return data.replace(b"##[", rb"##\u005b")
 
 
-def _rows(group: tuple[Finding, ...], *, all_rows: bool) -> list[tuple[str, ...]]:
-    """The findings of a check, a few of them where there are many."""
+def _rows(grouped: Sequence[tuple[Finding, ...]], *, all_rows: bool) -> Iterator[tuple[str, ...]]:
+    """Give the findings of each check, a few where there are many; a module is followed by its findings of other checks."""
     from specdiag.auditing import wording
 
-    shown = group if all_rows or len(group) <= wording.FEW + 1 else group[: wording.FEW]
-    rows = [(printable(f.module or "the checkpoint"), f.severity, f.check, _value(f)) for f in shown]
-    if len(shown) < len(group):
-        rows.append((f"and {len(group) - len(shown)} more (--all)", group[0].severity, group[0].check, ""))
-    return rows
+    of_module: dict[tuple[str, str], list[Finding]] = defaultdict(list)
+    for finding in (finding for group in grouped for finding in group):
+        if finding.module is not None:
+            of_module[finding.severity, finding.module].append(finding)
+    told: set[int] = set()
+    for group in grouped:
+        left = [f for f in group if id(f) not in told]
+        shown = left if all_rows or len(left) <= wording.FEW + 1 else left[: wording.FEW]
+        for first in shown:
+            module = first.module
+            together = [first] if module is None else of_module[first.severity, module]
+            names = [printable(module or "the checkpoint"), *[""] * (len(together) - 1)]
+            for name, finding in zip(names, together, strict=True):
+                told.add(id(finding))
+                yield name, finding.severity, finding.check, _value(finding)
+        if n_more := sum(id(f) not in told for f in group):
+            yield f"and {n_more} more (--all)", group[0].severity, group[0].check, ""
 
 
 def _value(finding: Finding) -> str:

@@ -137,7 +137,14 @@ def _is_looked_at(subject: Subject, r: ModuleRecord) -> bool:
     is_whole = r.n_slices == 1 and r.n_eigenvalues == sides[0] > 1 and not r.n_dead_rows and not r.n_dead_cols
     if r.role != "down" or not is_whole or sides[1] < _WIDE * sides[0] or subject.is_of_base(r):
         return False
+    if _is_foreign(subject, r):
+        return False
     return r.key not in subject.updates and subject.report.has_eigenvalues and _is_rms(subject, r.component)
+
+
+def _is_foreign(subject: Subject, r: ModuleRecord) -> bool:
+    """Tell whether the model of config.json has no such matrix, so that its wiring says nothing of it."""
+    return subject.reference is not None and r.name in subject.reference.unused
 
 
 def _is_rms(subject: Subject, component: str | None) -> bool:
@@ -150,7 +157,10 @@ def _is_rms(subject: Subject, component: str | None) -> bool:
 def _why_no_stored_ratio(subject: Subject) -> str | None:
     if any(_is_looked_at(subject, r) for r in subject.report.records):
         return None
-    components = {r.component for r in subject.report.records if r.role == "down"}
+    downs = [r for r in subject.report.records if r.role == "down"]
+    if any(_is_foreign(subject, r) for r in downs):
+        return "config.json is that of another model: it has no such down projections"
+    components = {r.component for r in downs}
     try:
         norms = {find_wiring(subject.config, component).norm for component in components}
     except UnknownWiring as error:

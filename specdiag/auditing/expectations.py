@@ -8,6 +8,7 @@ from typing import cast
 
 from specdiag.architecture.config import sections
 from specdiag.auditing import shards
+from specdiag.auditing.config_damage import damage
 from specdiag.auditing.heads import HEAD, TOKENS
 from specdiag.auditing.subject import Subject
 from specdiag.auditing.thresholds import Observation
@@ -25,8 +26,6 @@ _CODEBOOKS = "codebook"
 """Models of sound have several vocabularies, stacked in ways of their own."""
 
 _CHECKS = ("layers", "vocabulary", "hidden_size", "tied", "head")
-_DAMAGED = re.compile(r"Went on without a configuration: (.*)\.", re.DOTALL)
-"""The note of a reader that could not read config.json."""
 _ENCODED = re.compile(r"\S*config\.json is written in .*, not in plain UTF-8\.")
 """The note on a config.json that only this reader understands."""
 
@@ -37,7 +36,7 @@ def damaged(subject: Subject) -> Iterator[Observation]:
     Args:
         subject: the subject of the audit.
     """
-    if note := _damage(subject):
+    if note := damage(subject.report.provenance.notes):
         yield Observation("config", None, note)
     encoded = (note for note in subject.report.provenance.notes if _ENCODED.fullmatch(note))
     yield from (Observation("config", None, note.removesuffix(".")) for note in encoded)
@@ -80,8 +79,7 @@ def not_checked(subject: Subject) -> dict[str, str]:
     if not subject.is_checkpoint:
         return {}
     if not subject.config:
-        state = "damaged" if _damage(subject) else "absent or empty"
-        return dict.fromkeys(_CHECKS, f"{subject.config_name} is {state}")
+        return dict.fromkeys(_CHECKS, subject.without_config)
     records, config = subject.report.records, subject.config
     reasons: dict[str, str] = {}
     if not _blocks(records, config):
@@ -94,11 +92,6 @@ def not_checked(subject: Subject) -> dict[str, str]:
     if reasons.get("layers") == unsaid and _without_layers(config) is not None:
         del reasons["layers"]
     return reasons
-
-
-def _damage(subject: Subject) -> str | None:
-    notes = subject.report.provenance.notes
-    return next((match[1] for note in notes if (match := _DAMAGED.fullmatch(note))), None)
 
 
 def _layers(records: Sequence[ModuleRecord], config: Mapping[str, object]) -> Iterator[Observation]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 
 from specdiag.auditing.subject import Subject
@@ -13,15 +14,20 @@ _CHECK = "reference_range"
 
 
 def outside(subject: Subject) -> Iterator[Observation]:
-    """Find numbers that no reference model has in this role.
+    """Find matrices with numbers that no reference model has in this role.
 
     Args:
         subject: the subject of the audit.
 
     Yields:
-        The number beside the range, in words.
+        The numbers of a matrix beside their ranges, in words.
     """
-    yield from (Observation(_CHECK, place.key, str(place)) for place in _places(subject) if not place.is_within)
+    by_matrix: dict[tuple[str, str], list[Place]] = defaultdict(list)
+    for place in _places(subject):
+        if not place.is_within:
+            by_matrix[place.key, place.models].append(place)
+    for (key, models), places in by_matrix.items():
+        yield Observation(_CHECK, key, f"{', '.join(p.beside for p in places)}, outside the range of {models}")
 
 
 def not_checked(subject: Subject) -> dict[str, str]:

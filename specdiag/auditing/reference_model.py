@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from specdiag.auditing.config_damage import without_config
 from specdiag.auditing.reference import Reference, Trial
 from specdiag.auditing.reference_config import checked_copy, names_elsewhere, refusal, stated_type
 from specdiag.auditing.reference_process import __main__ as process
@@ -154,7 +155,7 @@ def _without_parametrized(found: Reference, names: frozenset[str]) -> Reference:
 def _refusal(checkpoint: Checkpoint, tensors: Sequence[StoredTensor]) -> str | None:
     """Explain why names and shapes of a checkpoint are not compared, before its configuration is looked at."""
     if not checkpoint.config:
-        return "config.json is absent or empty"
+        return without_config("config.json", checkpoint.notes)
     if checkpoint.stored is None or checkpoint.source.part is not None or checkpoint.source.base is not None:
         return "transformers' own model is compared with the files of one whole model"
     other = next((name for name in checkpoint.source.files if not name.endswith(_LOADED)), None)

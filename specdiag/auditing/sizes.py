@@ -114,7 +114,7 @@ def not_checked(subject: Subject) -> dict[str, str]:
     if not subject.is_checkpoint:
         return {}
     if not subject.config:
-        return dict.fromkeys(checks[1:], f"{subject.config_name} is absent or empty")
+        return dict.fromkeys(checks[1:], subject.without_config)
     return {
         check: f"{subject.config_name} does not say it" for check, value in _stated(subject).items() if value is None
     }

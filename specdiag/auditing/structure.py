@@ -172,7 +172,7 @@ def _gaps(layers: dict[int, list[ModuleRecord]], skipped: set[str]) -> Iterator[
             continue
         for number in range(below + 1, above):
             if not any(_renumbered(r.name, below, number) in skipped for r in layers[below]):
-                yield Observation("layer_gap", _place(layers[below][0].name, below, number), f"layer {number}")
+                yield Observation("layer_gap", _place(layers[below][0].name, below, number), "not there")
 
 
 def _lacking(layers: dict[int, list[ModuleRecord]], skipped: set[str]) -> Iterator[Observation]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
+from specdiag.auditing.config_damage import without_config
 from specdiag.auditing.records import DecayAnswer, TokenTable
 from specdiag.auditing.reference import Reference
 from specdiag.auditing.stacks import Layer, stacks
@@ -91,6 +92,11 @@ class Subject:
         """Name of the settings that give the sizes of the model: config.json, or the metadata of a GGUF file."""
         files = self.report.source.files
         return "the metadata of the GGUF file" if files and files[0].endswith(".gguf") else "config.json"
+
+    @property
+    def without_config(self) -> str:
+        """Sentence that says why the configuration gave nothing."""
+        return without_config(self.config_name, self.report.provenance.notes)
 
     def is_of_base(self, record: ModuleRecord) -> bool:
         """Tell whether a row is a weight of an adapter's base model that the adapter leaves as it is.

@@ -7,7 +7,16 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 
 from specdiag.auditing import alarm_wording, token_wording
-from specdiag.auditing.records import NO_CONFIG, SELECTION, AuditReport, Coverage, DecayAnswer, Excused, Finding
+from specdiag.auditing.records import (
+    NO_CONFIG,
+    SELECTION,
+    SEVERITIES,
+    AuditReport,
+    Coverage,
+    DecayAnswer,
+    Excused,
+    Finding,
+)
 from specdiag.auditing.thresholds import Check, default_checks
 from specdiag.text import markdown
 from specdiag.text.counts import counted
@@ -32,13 +41,13 @@ def headline(audit: AuditReport) -> str:
     n_excused = sum(len(excused.findings) for excused in audit.coverage.excused)
     counts = ", ".join([*reasons, *([f"{n_excused} excused"] if n_excused else [])]) or "no findings"
     against = f" against {printable(str(audit.baseline))}" if audit.baseline is not None else ""
-    verdict = f"{audit.verdict.upper()}{' (selection)' if _is_selection(audit.coverage) else ''}"
+    verdict = f"{audit.verdict.upper()}{' (selection)' if is_selection(audit.coverage) else ''}"
     return f"{verdict}: {printable(str(audit.source))}{against}: {counts}{reservation(audit.coverage)}"
 
 
 def reservation(covered: Coverage) -> str:
     """Write what a verdict does not rest on: transformers' own model, or the code of the repository."""
-    if _is_selection(covered):
+    if is_selection(covered):
         number = counted(covered.n_matrices, "selected matrix", "selected matrices")
         alone = f", in {number}: missing tensors were not looked for"
     elif covered.names_alone is not None:
@@ -48,21 +57,34 @@ def reservation(covered: Coverage) -> str:
     return alone + (", without the repository's own code (auto_map)" if covered.own_code else "")
 
 
-def _is_selection(covered: Coverage) -> bool:
+def is_selection(covered: Coverage) -> bool:
+    """Tell whether only a part of the matrices was asked for.
+
+    Args:
+        covered: the coverage of an audit.
+    """
     return SELECTION in (covered.names_alone, covered.not_checked.get("missing_matrix"))
 
 
 def groups(audit: AuditReport) -> list[tuple[Finding, ...]]:
-    """Group the findings by check, in their order."""
+    """Group the findings by check, in their order, those of the whole checkpoint first among equals."""
     by_check: dict[str, list[Finding]] = defaultdict(list)
     for finding in audit.findings:
         by_check[finding.check].append(finding)
-    return [tuple(group) for group in by_check.values()]
+    found = [tuple(group) for group in by_check.values()]
+    return sorted(found, key=lambda group: (SEVERITIES.index(group[0].severity), group[0].module is not None))
 
 
-def explanation(finding: Finding) -> str:
-    """Write why a check matters, and what to do."""
-    return f"{finding.check}: {finding.why}. What to do: {finding.advice}."
+def explanations(found: Iterable[tuple[Finding, ...]]) -> list[str]:
+    """Write why checks matter, and what to do, those that matter alike in one sentence.
+
+    Args:
+        found: the findings, as `groups` gives them.
+    """
+    alike: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for group in found:
+        alike[group[0].why, group[0].advice].append(group[0].check)
+    return [f"{', '.join(checks)}: {why}. What to do: {advice}." for (why, advice), checks in alike.items()]
 
 
 def coverage(audit: AuditReport, *, whole: bool = True) -> list[str]:

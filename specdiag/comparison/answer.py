@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from math import pi
 from statistics import fmean, median
 
 from specdiag.comparison.records import Comparison, ModuleChange
+from specdiag.comparison.replaced import is_rounding, replaced, replacements, scaled, storage
 from specdiag.text.counts import counted, percent
 from specdiag.text.names import listed
 
@@ -16,6 +18,10 @@ _LOW_RANK = 0.999
 _APART = 3.0
 """Ratio to the median change from which a matrix is named by itself."""
 _NAMED = 3
+_LAYERS = 3
+"""Fewest layers whose changes are compared."""
+_CLEARLY = 1.25
+"""Ratio of the changes of two layers from which both are named."""
 _DAMAGE = {
     "nonfinite": "NaN or infinite values in",
     "failed": "no numbers for",
@@ -30,7 +36,7 @@ def headline(comparison: Comparison) -> str:
     Args:
         comparison: as `compare` returned it.
     """
-    faults = [*_damaged(comparison), *_lacking(comparison)]
+    faults = [*_damaged(comparison), *_lacking(comparison), *_reshaped(comparison)]
     return " ".join([*faults, _how_far(comparison, is_rest=bool(faults))])
 
 
@@ -62,6 +68,18 @@ def _lacking(comparison: Comparison) -> Iterator[str]:
             yield f"{side} lacks {n} of {n + n_compared} matrices."
 
 
+def _reshaped(comparison: Comparison) -> Iterator[str]:
+    """Name the matrices that have another shape."""
+    if comparison.modules and (found := comparison.reshaped):
+        shapes = (f"{r.name} ({_shape(r.shape_before)}, now {_shape(r.shape_after)})" for r in found)
+        verb = "has another shape" if len(found) == 1 else "have other shapes"
+        yield f"{counted(len(found), 'tensor')} {verb}: {listed(shapes, _NAMED)}."
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape)) or "a number"
+
+
 def _how_far(comparison: Comparison, *, is_rest: bool) -> str:
     """Say how far the matrices that have numbers moved."""
     whole = [m for m in comparison.modules if not _faults(m)]
@@ -77,7 +95,14 @@ def _how_far(comparison: Comparison, *, is_rest: bool) -> str:
         return f"The other {n} are equal, bit for bit. Norms and biases were not compared."
     if not changed:
         return f"No matrix changed: {n} of {n} are equal, bit for bit. Norms and biases were not compared."
-    moved = f"{changed} of the other {n} matrices changed" if is_rest else f"{changed} of {n} matrices changed"
+    if is_rest:
+        moved = (
+            f"All other {n} matrices changed" if changed == n > 1 else f"{changed} of the other {n} matrices changed"
+        )
+    else:
+        moved = f"{changed} of {n} matrices changed"
+    if n_replaced := len(replaced(comparison)):
+        moved += ": replaced, not tuned" if n_replaced == changed else f", {n_replaced} of them replaced, not tuned"
     if comparison.relative_change is not None:
         share = _at_least_seen(comparison.relative_change)
         return f"{moved}. All weights together moved by {share} of their norm."
@@ -96,10 +121,21 @@ def facts(comparison: Comparison) -> Iterator[tuple[str, str]]:
         comparison: as `compare` returned it.
     """
     moved = [m for m in comparison.modules if m.delta is not None and m.delta.relative_change]
+    if ways := list(replacements(comparison)):
+        yield "Replaced", "; ".join(ways)
+    if factors := scaled(comparison):
+        yield "Scaled", listed((f"{name} by {factor:.4g}" for name, factor in factors), _NAMED)
+    changed = [m for m in comparison.modules if m.unchanged is False]
+    if stored := storage(changed):
+        yield "Stored", stored
+    odd = {m.name for m in replaced(comparison)} | {name for name, _ in scaled(comparison)}
+    tuned = [m for m in moved if m.name not in odd and not _faults(m)]
     if moved:
         yield "Changed most", _most(moved)
-    energies = [(m, e) for m in moved if m.delta is not None and (e := m.delta.energy(_RANK)) is not None]
-    if energies:
+        if depth := _depth(tuned):
+            yield "By layer", depth
+    energies = [(m, e) for m in tuned if m.delta is not None and (e := m.delta.energy(_RANK)) is not None]
+    if energies and not is_rounding(changed):
         yield "Update", _rank(energies)
     if any(m.unchanged is not True for m in comparison.modules) and (tails := _tails(comparison)):
         yield "Tails", tails
@@ -125,11 +161,27 @@ def _most(moved: list[ModuleChange]) -> str:
     ranked = sorted(changes, key=lambda name: changes[name], reverse=True)
     apart = [name for name in ranked if changes[name] > _APART * middle][:_NAMED] or ranked[:1]
     rest = [changes[name] for name in ranked if name not in apart]
-    named = ", ".join(f"{name} ({percent(changes[name], 1)})" for name in apart)
+    named = ", ".join(f"{name} ({_at_least_seen(changes[name])})" for name in apart)
     if not rest:
         return named
-    low, high = percent(min(rest), 1), percent(max(rest), 1)
+    low, high = _at_least_seen(min(rest)), _at_least_seen(max(rest))
     return f"{named}; the others {low if low == high else f'{low} to {high}'}"
+
+
+def _depth(moved: Sequence[ModuleChange]) -> str | None:
+    """Name the layers that moved most and least, where layers differ clearly."""
+    layers: dict[int, list[float]] = defaultdict(list)
+    components = {m.component for m in moved if m.layer is not None}
+    for m in moved:
+        if m.layer is not None and m.delta is not None:
+            layers[m.layer].append(m.delta.relative_change or 0.0)
+    middles = {layer: median(values) for layer, values in layers.items()}
+    if len(middles) < _LAYERS or len(components) > 1:
+        return None
+    least, most = min(middles, key=middles.__getitem__), max(middles, key=middles.__getitem__)
+    if middles[most] < _CLEARLY * middles[least]:
+        return None
+    return f"{most} most ({_at_least_seen(middles[most])}), {least} least ({_at_least_seen(middles[least])}); medians"
 
 
 def _rank(energies: Sequence[tuple[ModuleChange, float]]) -> str:

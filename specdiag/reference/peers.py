@@ -57,6 +57,11 @@ class Place:
         return f"{_shown(self.low)} to {_shown(self.high)}"
 
     @property
+    def beside(self) -> str:
+        """The value with the range."""
+        return f"{words(self.metric)} {_shown(self.value)} ({self.bounds})"
+
+    @property
     def brief(self) -> str:
         """Where the value lies, without the models."""
         return (

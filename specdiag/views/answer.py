@@ -14,7 +14,7 @@ from specdiag.reference.peers import Peers
 from specdiag.reference.ranges import ReferenceLike, ReferenceRanges, the_reference
 from specdiag.report import SpectralReport
 from specdiag.spectra.square import square_null, square_sd
-from specdiag.text.counts import abbreviated
+from specdiag.text.counts import abbreviated, counted
 from specdiag.views import form_sentences, sentences
 
 _MOST = 5
@@ -36,17 +36,24 @@ class Point:
 
     Attributes:
         module: name of the matrix; None where it is the whole checkpoint.
-        n_more: how many further matrices it is true of.
+        others: names of the further matrices that it is true of.
         finding: the number with what it should be, and why it matters.
         advice: what to do.
         severity: `fail`, `warn`, or `info` for what is no fault.
     """
 
     module: str | None
-    n_more: int
+    others: tuple[str, ...]
     finding: str
     advice: str
     severity: str
+
+    @property
+    def more(self) -> str:
+        """The further matrices after the first: one by its name, more by their number."""
+        if len(self.others) == 1:
+            return f" and {self.others[0]}"
+        return f" and {len(self.others)} more" if self.others else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +108,7 @@ def _title(report: SpectralReport) -> str:
 
 
 def _verdict(report: SpectralReport, audited: AuditReport, points: Sequence[Point]) -> str:
-    n_failed = sum(point.severity == "fail" for point in points)
+    n_failed = sum(1 + len(point.others) for point in points if point.severity == "fail")
     stands_out = (
         "Nothing stands out"
         if not points
@@ -110,7 +117,7 @@ def _verdict(report: SpectralReport, audited: AuditReport, points: Sequence[Poin
     if not report.complete:
         return f"Interrupted: only {len(report)} matrices were measured. {stands_out} in them."
     if n_failed:
-        return f"Damaged: {n_failed} {'fault' if n_failed == 1 else 'faults'} that no working model has."
+        return f"Damaged: {counted(n_failed, 'fault')} that no working model has."
     untrained = next((f for f in audited.findings if f.check == "untrained"), None)
     if untrained is not None:
         share = f"{100 * float(untrained.value):.0f} % of its attention and MLP spectra"
@@ -119,6 +126,8 @@ def _verdict(report: SpectralReport, audited: AuditReport, points: Sequence[Poin
         return f"These are the updates of an adapter: whether they are trained is not judged. {stands_out}."
     if (reason := audited.coverage.not_checked.get("random")) is not None:
         return f"Its spectra do not show whether it was trained: {reason}. {stands_out}."
+    if wording.is_selection(audited.coverage):
+        return f"The {counted(len(report), 'selected matrix', 'selected matrices')} look trained. {stands_out}."
     return f"Looks like a trained model. {stands_out}."
 
 
@@ -132,8 +141,11 @@ def _of_audit(group: Sequence[Finding]) -> Point | None:
     if first.severity == "info" or first.check in _WHOLE:
         return None
     limit = f", expected {wording.expected(first)}" if wording.expected(first) else ""
-    finding = f"{wording.value(first)}{limit}. {wording.capitalised(first.why)}"
-    return Point(first.module, len(group) - 1, finding, first.advice, first.severity)
+    differ = len({wording.value(finding) for finding in group}) > 1
+    value = wording.value(first) + (" in the first" if differ else "")
+    finding = f"{value}{limit}. {wording.capitalised(first.why)}"
+    others = tuple(finding.module or "the checkpoint" for finding in group[1:])
+    return Point(first.module, others, finding, first.advice, first.severity)
 
 
 def _outliers(records: Sequence[ModuleRecord]) -> Iterator[Point]:
@@ -154,7 +166,7 @@ def _outliers(records: Sequence[ModuleRecord]) -> Iterator[Point]:
                     f"{high:.2f}, random matrices {square_null(r.living_shape):.2f}"
                 )
                 found.append(
-                    (gap, Point(r.key, 0, finding, "see whether other checkpoints of the run have it", "info"))
+                    (gap, Point(r.key, (), finding, "see whether other checkpoints of the run have it", "info"))
                 )
     yield from (point for _, point in sorted(found, key=lambda pair: -pair[0])[:_OUTLIERS])
 

@@ -50,6 +50,18 @@ def audited(folder, state, config, **options):
     return specdiag.audit(folder, device="cpu", reference_model=False, **options)
 
 
+@pytest.mark.usefixtures("with_transformers")
+def test_a_config_of_another_model_tells_nothing_of_the_directions(tmp_path, llama):
+    state, config = llama
+    renamed = {k.replace("model.layers.", "trunk.blocks."): v for k, v in edited(state, range(3), 1, unit()).items()}
+    write_checkpoint(tmp_path / "m", renamed, config)
+    unaware = specdiag.audit(tmp_path / "m", device="cpu", reference_model=False)
+    assert of_alarms(unaware, "removed_direction")
+    aware = specdiag.audit(tmp_path / "m", device="cpu")
+    assert not of_alarms(aware, "removed_direction")
+    assert aware.coverage.not_checked["removed_direction"].startswith("config.json is that of another model")
+
+
 def of_alarms(audit, *checks):
     return {(f.check, f.module) for f in audit.findings if f.check in (checks or ALARMS)}
 

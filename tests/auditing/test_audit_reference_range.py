@@ -20,7 +20,7 @@ def told(found):
 
 def test_a_number_outside_is_a_fact():
     found = audited(5)
-    value = "square_alpha 2.5, outside of 1.4 to 2, the range of 5 decoders of 2 parameters"
+    value = "square_alpha 2.5 (1.4 to 2), outside the range of 5 decoders of 2 parameters"
     assert told(found) == [("reference_range", "info", NAME, value)]
     assert found.counts["warn"] == found.counts["fail"] == 0
     assert found.verdict == "pass"

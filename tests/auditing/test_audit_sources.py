@@ -119,6 +119,8 @@ def test_a_damaged_configuration_is_a_finding(tmp_path, content):
     assert found(audit) == {("config", None)}
     assert audit.verdict == "fail"
     assert audit.coverage.not_checked["layers"] == "config.json is damaged"
+    assert audit.coverage.names_alone == "config.json is damaged"
+    assert not any(reason.endswith("absent or empty") for reason in audit.coverage.not_checked.values())
     report = specdiag.analyze(folder).save(tmp_path / "report.json")
     assert found(specdiag.audit(report)) == {("config", None)}
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from audited_models import CONFIG, LAYERS, llama, name, save
 from command import invoke
 
+import specdiag
 from specdiag.auditing import wording
 from specdiag.auditing.records import Finding
 from specdiag.auditing.thresholds import default_checks
@@ -85,3 +87,34 @@ def test_an_unknown_check_is_answered_with_its_neighbours():
     assert "the checks are nonfinite, saturated" in far.stderr
     assert "\x1b[31m" not in far.stderr
     assert len(far.stderr) < 2000
+
+
+def test_findings_of_the_whole_checkpoint_come_first_among_equals(tmp_path):
+    state, config = llama(), CONFIG | {"num_hidden_layers": LAYERS + 1}
+    state[name(0, "mlp.up_proj")][:] = 0
+    found = specdiag.audit(save(tmp_path / "m", state, config), reference_model=False)
+    checks = [group[0].check for group in wording.groups(found) if group[0].severity == "fail"]
+    assert checks.index("layers") < checks.index("zero")
+
+
+def test_checks_that_matter_alike_are_explained_once():
+    alike = (finding("baseline_alpha", 11.0),), (finding("baseline_norm", 5.0),), (finding("rank", 0.2),)
+    other = (Finding(check="zero", severity="fail", value="all zero", threshold=None, why="else", advice="do"),)
+    assert wording.explanations([*alike, other]) == [
+        "baseline_alpha, baseline_norm, rank: it. What to do: do.", "zero: else. What to do: do."
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_a_module_stands_once_with_all_its_findings_below(tmp_path, monkeypatch, width):
+    state, both, other = llama(), name(1, "mlp.up_proj"), name(2, "mlp.up_proj")
+    state[both][3], state[both][:, 4], state[other][:, 5] = 0, 0, 0
+    monkeypatch.setenv("COLUMNS", str(width))
+    done = invoke("audit", save(tmp_path / "m", state), "--no-reference-model")
+    table = done.stdout.split("\n\n")[1]
+    assert table.count(both) == 1
+    of_both = table.split(both)[1].split(other)[0]
+    assert "dead_rows" in of_both
+    assert "dead_cols" in of_both
+    assert table.count("dead_rows") == 1
+    assert table.count("dead_cols") == 2

@@ -65,6 +65,22 @@ def test_faults_come_first(trained):
     assert (found.points[0].module, found.points[0].severity) == (name, "fail")
 
 
+def test_every_fault_is_counted_and_a_second_place_named(trained):
+    names = [f"model.layers.{layer}.mlp.up_proj.weight" for layer in (2, 3, 4)]
+    zeros = torch.zeros(512, 256)
+    found = answered({**trained, names[0]: zeros, names[1]: zeros.clone()})
+    assert found.verdict == "Damaged: 2 faults that no working model has."
+    assert (found.points[0].module, found.points[0].more) == (names[0], f" and {names[1]}")
+    found = answered({**trained, **{name: zeros.clone() for name in names}})
+    assert found.verdict == "Damaged: 3 faults that no working model has."
+    assert found.points[0].more == " and 2 more"
+
+
+def test_a_selection_is_not_called_a_model(trained):
+    found = specdiag.analyze(trained, include="*layers.[0-3].*")
+    assert answer(found).verdict.startswith(f"The {len(found)} selected matrices look trained.")
+
+
 def test_small_matrices_leave_the_verdict_open():
     found = answered(
         {f"model.layers.{i}.self_attn.q_proj.weight": torch.eye(60) + torch.rand(60, 60) for i in range(4)}

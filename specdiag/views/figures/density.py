@@ -191,7 +191,7 @@ def _bulk(axes: Axes, c: Curve, ink: str) -> None:
     lowest = max(variance * (m**0.5 - n**0.5) ** 2, float(c.eigenvalues[0]))
     x = np.geomspace(lowest * 1.0001, edge * 0.9999, 200)
     axes.plot(x, share * mp_density(x, (n, m), variance), color=ink, linestyle=(0, (5, 2)), linewidth=1.4,
-              label="random matrix\n(Marchenko-Pastur)")  # fmt: skip
+              label="random matrices")  # fmt: skip
 
 
 def _permuted(axes: Axes, c: Curve, edges: NDArray[np.float64]) -> list[float]:

@@ -9,7 +9,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
-from matplotlib.patheffects import Normal, Stroke
 from numpy.typing import NDArray
 
 from specdiag.errors import UsageError
@@ -142,12 +141,11 @@ def draw_curve(
 def _noise(axes: Axes, records: Sequence[ModuleRecord]) -> None:
     """Draw the curve of a random matrix, for the shapes of the records that are long enough to have an exponent."""
     shapes = dict.fromkeys((r.n_slices, *sorted((r.rows, r.cols))) for r in records if r.status != "too_few")
-    halo = [Stroke(linewidth=4, foreground=palette().paper), Normal()]
     for slices, n, m in shapes:
         values = np.sqrt(mp_quantiles(n, n / m, slices)[::-1])
         at = _thinned(n * slices, logarithmic=True)
         axes.plot(at, values[at - 1] / values[0], linewidth=2, color=palette().ink, linestyle=(0, (4, 1.5)),
-                  label="_noise", zorder=4, path_effects=halo)  # fmt: skip
+                  label="_noise", zorder=4)  # fmt: skip
 
 
 def _thinned(n: int, *, logarithmic: bool) -> NDArray[np.int64]:

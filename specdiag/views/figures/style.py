@@ -199,7 +199,7 @@ def _described(report: SpectralReport) -> str:
     fraction = f" at {s.tail_fraction:g}" if TAIL_RULES[s.tail].uses_fraction else ""
     fraction += f", {described(s)}" if s.tail == "farms" else ""
     version = report.provenance.versions.get("specdiag", "")
-    text = f"{report.source}: {len(report)} matrices, tail {s.tail}{fraction}, {s.method} {s.dtype}, specdiag {version}"
+    text = f"{report.source}: {len(report)} matrices, tail rule {s.tail}{fraction}, specdiag {version}"
     return text if report.complete else f"{text}, INCOMPLETE"
 
 

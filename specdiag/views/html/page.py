@@ -234,7 +234,7 @@ def _findings(audit: AuditReport, words: Callable[[str], str]) -> list[CheckFind
     return [
         CheckFindings(
             group[0],
-            words(wording.explanation(group[0])),
+            words(wording.explanations([group])[0]),
             len(group),
             [(f.module or "the checkpoint", wording.value(f), wording.expected(f)) for f in group[: wording.FEW]],
         )
