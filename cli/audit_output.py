@@ -198,7 +198,7 @@ def _inert(data: bytes) -> bytes:
 
 
 def _rows(grouped: Sequence[tuple[Finding, ...]], *, all_rows: bool) -> Iterator[tuple[str, ...]]:
-    """Give the findings of each check, a few where there are many; a module is followed by its findings of other checks."""
+    """Give the findings of each check, a few of many; a module is followed by its findings of other checks."""
     from specdiag.auditing import wording
 
     of_module: dict[tuple[str, str], list[Finding]] = defaultdict(list)

@@ -39,7 +39,7 @@ def test_esd_of_one_module(small):
     assert (density * np.diff(edges)).sum() == pytest.approx((permuted >= edges[0]).mean())
     low, high = axes.get_ylim()
     assert low < density[density > 0].min() < density.max() < high
-    assert drawn["random matrix\n(Marchenko-Pastur)"].get_xdata()[-1] == pytest.approx(record.mp_edge, rel=1e-3)
+    assert drawn["random matrices"].get_xdata()[-1] == pytest.approx(record.mp_edge, rel=1e-3)
     assert to_hex(axes.patches[0].get_facecolor()) == LIGHT.roles["up"].colour
 
 
@@ -105,7 +105,7 @@ def test_esd_of_many_is_that_of_the_extremes(name, reports):
             assert [t.get_text() for t in axes.texts] in [
                 [f"alpha {r.alpha:.2f}, random {r.alpha_null:.2f}"] for r in chosen.values()
             ]
-            assert {"fitted power law", "random matrix\n(Marchenko-Pastur)"} <= set(lines(axes))
+            assert {"fitted power law", "random matrices"} <= set(lines(axes))
     assert f"{len(figure.axes)} of {len(report)} matrices" in figure.get_supxlabel().replace("\n", " ")
 
 

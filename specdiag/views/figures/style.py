@@ -198,8 +198,9 @@ def _described(report: SpectralReport) -> str:
     s = report.settings
     fraction = f" at {s.tail_fraction:g}" if TAIL_RULES[s.tail].uses_fraction else ""
     fraction += f", {described(s)}" if s.tail == "farms" else ""
-    version = report.provenance.versions.get("specdiag", "")
-    text = f"{report.source}: {len(report)} matrices, tail rule {s.tail}{fraction}, specdiag {version}"
+    version = report.provenance.versions.get("specdiag")
+    made = "" if version is None else f", specdiag {version}"
+    text = f"{report.source}: {len(report)} matrices, tail rule {s.tail}{fraction}{made}"
     return text if report.complete else f"{text}, INCOMPLETE"
 
 
