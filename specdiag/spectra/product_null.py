@@ -13,6 +13,7 @@ F = 2 psi - ln(1 + psi) - ln(1 + c1 psi)/c1 - ln(1 + c2 psi)/c2.
 from __future__ import annotations
 
 from functools import cache
+from math import exp, log
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,8 @@ Ratios = tuple[float, float]
 _BISECTIONS = 60
 _LOWEST = 80.0
 """ln of the upper edge over the smallest eigenvalue that is looked for."""
+_FLATTEST = (-20.0, 20.0)
+"""ln of the ends between which psi of the upper edge lies: at 1/2 for ratios of 1, near 1/sqrt(a + b) for small ones."""
 
 
 @cache
@@ -72,14 +75,12 @@ def upper_edge(ratios: Ratios) -> float:
     Args:
         ratios: n/d1 and n/d2.
     """
-    from specdiag.spectra.roots import root  # SciPy's optimizers take as long to load as a small model
-
     a, b = ratios
-
-    def slope(psi: float) -> float:
-        return 1 / (1 + psi) + a / (1 + a * psi) + b / (1 + b * psi) - 1 / psi
-
-    psi = root(slope, 1e-9, 1e9)
+    low, high = _FLATTEST
+    for _ in range(_BISECTIONS):  # d ln w/d ln psi grows; SciPy's optimizers take as long to load as a small model
+        psi = exp((low + high) / 2)
+        rises = psi / (1 + psi) + a * psi / (1 + a * psi) + b * psi / (1 + b * psi) > 1
+        low, high = (low, log(psi)) if rises else (log(psi), high)
     return (1 + psi) * (1 + a * psi) * (1 + b * psi) / psi
 
 
