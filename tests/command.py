@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import PATIENCE
+from preloaded import can_fork, run_forked
 from specdiag_cli.main import app
 from typer.testing import CliRunner, Result
 
@@ -58,8 +59,11 @@ def call(
 def execute(
     *arguments: object, cwd: Path | None = None, env: Environment | None = None, **options: Any
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command in a process of its own."""
-    return call(words(*arguments), cwd=cwd, env=env, **options)
+    """Run the command in a process of its own, which is forked where it may be."""
+    given = environment(env)
+    if options or not can_fork(given):
+        return call(words(*arguments), cwd=cwd, env=env, **options)
+    return run_forked([words(*arguments)[1:]], [given], cwd, PATIENCE)[0]
 
 
 def shell(
@@ -74,8 +78,17 @@ def shell(
 def python(
     code: str, *arguments: object, cwd: Path | None = None, env: Environment | None = None, **options: Any
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program in a process of its own, which has to end well; `arguments` are its `sys.argv[1:]`."""
+    """Run a program in a new process, which has to end well; `arguments` are its `sys.argv[1:]`."""
     done = call([sys.executable, "-c", code, *map(str, arguments)], cwd=cwd, env=env, **options)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def forked_python(
+    code: str, *arguments: object, cwd: Path | None = None, env: Environment | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a program as `python` does, where what is imported already makes no difference."""
+    done = run_forked([["-c", code, *map(str, arguments)]], [environment(env)], cwd, PATIENCE)[0]
     assert done.returncode == 0, done.stderr
     return done
 

@@ -1,4 +1,4 @@
-"""Saves one model from several processes, as programs with FSDP2 and tensor parallelism do. Run by torchrun."""
+"""Saves one model from several processes, as programs with FSDP2 and tensor parallelism do. Runs in each rank."""
 
 import sys
 from pathlib import Path

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from command import call, torchrun
 from distributed_files import assert_holds, change_metadata, save_chunks, save_one
 from safetensors.torch import load_file
+from several_ranks import side_by_side
 from torch import nn
 from torch.distributed.checkpoint import FileSystemWriter, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.filesystem import SerializationFormat, _StorageInfo
@@ -55,8 +55,8 @@ def saves(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Slices are by torch's Hugging Face writer.
     """
     folder = tmp_path_factory.mktemp("saves")
-    done = call(torchrun(SAVES, folder, processes=4), env={"OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr
+    for done in side_by_side(SAVES, folder, n=4):
+        assert done.returncode == 0, done.stderr
     return folder
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
-from command import start
+from command import forked_python, start
 from hub_stand_in import HubStandIn, Repo
 
 from specdiag import SourceError, UsageError
@@ -180,19 +180,19 @@ class Client:
         self.tokens.mkdir()
         self.environment = hub.environment(home / "home")
 
-    def start(self, requests: list[dict[str, Any]], **variables: str) -> subprocess.Popen[str]:
-        script = SCRIPT.partition("\ndef answer")[0] + LABELLED if "task" in requests[0] else SCRIPT
-        given = json.dumps([{"cache": str(self.tokens), **request} for request in requests])
-        line = [sys.executable, "-c", script, given]
-        return start(line, env=self.environment | variables, cwd=self.tokens, stdout=subprocess.PIPE)
+    def start(self, requests: list[dict[str, Any]]) -> subprocess.Popen[str]:
+        line = [sys.executable, "-c", *self.program(requests)]
+        return start(line, env=self.environment, cwd=self.tokens, stdout=subprocess.PIPE)
 
     def load_each(self, requests: list[dict[str, Any]], **variables: str) -> list[dict[str, Any]]:
-        process = self.start(requests, **variables)
-        out, err = process.communicate(timeout=100)
-        assert process.returncode == 0, err
+        done = forked_python(*self.program(requests), env=self.environment | variables, cwd=self.tokens)
         token = variables.get("HF_TOKEN")
-        assert token is None or token not in out + err
-        return json.loads(out)
+        assert token is None or token not in done.stdout + done.stderr
+        return json.loads(done.stdout)
+
+    def program(self, requests: list[dict[str, Any]]) -> list[str]:
+        script = SCRIPT.partition("\ndef answer")[0] + LABELLED if "task" in requests[0] else SCRIPT
+        return [script, json.dumps([{"cache": str(self.tokens), **request} for request in requests])]
 
     def load(self, path: str, max_tokens: int | None = 1000, **options: Any) -> dict[str, Any]:
         variables = {name: options.pop(name) for name in list(options) if name.isupper()}
