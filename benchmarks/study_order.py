@@ -118,8 +118,8 @@ def _stages(size: str, losses: Losses, *, explore: bool) -> Iterator[Iterable[Ce
     yield lr.missing
     if lr.value is None:
         return
-    for name in dict.fromkeys(arm.tuned_as for arm in HEADLINE.values()):
-        yield chosen_total(size, losses, name, lr.value).missing
+    tuned = dict.fromkeys(arm.tuned_as for arm in HEADLINE.values())
+    yield [cell for name in tuned for cell in chosen_total(size, losses, name, lr.value).missing]
     yield from _test(size, losses, HEADLINE)
     for name, arm in EXPLORATORY.items() if explore else ():
         yield chosen_total(size, losses, arm.tuned_as, lr.value).missing
