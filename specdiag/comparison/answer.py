@@ -101,7 +101,10 @@ def _how_far(comparison: Comparison, *, is_rest: bool) -> str:
         )
     else:
         moved = f"{changed} of {n} matrices changed"
-    if n_replaced := len(replaced(comparison)):
+    n_replaced = len(replaced(comparison))
+    if n_replaced == n > 1:
+        return f"None of {n} matrices resembles its counterpart: trained apart, or neurons in another order."
+    if n_replaced:
         moved += ": replaced, not tuned" if n_replaced == changed else f", {n_replaced} of them replaced, not tuned"
     if comparison.relative_change is not None:
         share = _at_least_seen(comparison.relative_change)

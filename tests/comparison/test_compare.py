@@ -344,7 +344,7 @@ def test_command(tmp_path):
     code, out, _ = run(a, b)
     assert code == 0
     order = (
-        "matrices changed. All weights together",
+        "None of 13 matrices resembles its counterpart",
         "Roles (means",
         "\n13 matrices\n",
         "1 only after",

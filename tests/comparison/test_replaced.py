@@ -103,3 +103,10 @@ def test_the_layers_that_moved_most_and_least_are_named():
     assert said.endswith("0 least (10.0 %); medians")
     even = {name: value + 0.1 * torch.randn(96, 96, generator=generator) for name, value in w.items()}
     assert "By layer" not in answered(even)[1]
+
+
+def test_models_trained_apart_are_told_so():
+    generator = torch.Generator().manual_seed(5)
+    first, more = answered({name: torch.randn(96, 96, generator=generator) for name in NAMES})
+    assert first == "None of 16 matrices resembles its counterpart: trained apart, or neurons in another order."
+    assert "Update" not in more
