@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from models import llama_state
 from reference_models import SIDE, checkpoint, record, report
 
 import specdiag
@@ -157,3 +158,17 @@ def test_a_damaged_copy_is_not_held_against_its_original():
     assert Peers.of(copy, found).own == 2
     assert "5 other decoders" in Peers.of(copy, found).standing(copy.records)
     assert Peers.of(stranger, found).own is None
+
+
+def test_a_copy_without_layers_is_not_held_against_its_original(tmp_path):
+    found = specdiag.build_reference([checkpoint(tmp_path / str(i), i) for i in range(6)])
+    fewer = {name: w for name, w in llama_state(seed=2).items() if "layers.0." not in name}
+    copy, stranger = checkpoint(tmp_path / "copy", 0, fewer), checkpoint(tmp_path / "stranger", 7)
+    assert Peers.of(specdiag.analyze(copy), found).own == 2
+    assert Peers.of(specdiag.analyze(stranger), found).own is None
+
+
+def test_what_all_sources_share_makes_no_copy():
+    models = [several_roles(0.0, i, q=[1.5, 1.7 + 0.1 * i]) for i in range(6)]
+    stranger = several_roles(0.0, 9, q=[1.5, 1.72])
+    assert Peers.of(stranger, specdiag.build_reference(models)).own is None
