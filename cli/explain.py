@@ -63,7 +63,11 @@ def _show_check(name: str, ctx: typer.Context, console: Console) -> None:
 def _show_terms(name: str, found: tuple[Term, ...], console: Console) -> None:
     console.print(name, style="bold")
     console.print()
-    subjects = [(f"In {term.command}" if term.command != "any" else "Everywhere", term.meaning) for term in found]
+    subjects: list[tuple[str, str]] = []
+    for term in found:
+        subjects.append((f"In {term.command}" if term.command != "any" else "Everywhere", term.meaning))
+        typical = ("Typical", term.typical)
+        subjects += [typical] if term.typical and typical not in subjects else []
     answer_output.show_facts(subjects, console)
 
 

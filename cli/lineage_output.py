@@ -44,7 +44,7 @@ def _show_next(found: Lineage) -> None:
     answer_output.show_next(
         {
             f"specdiag compare {names[closest.a]} {names[closest.b]}": "what changed, matrix by matrix",
-            "specdiag explain 'of unequal'": "what a column means",
+            "specdiag explain attention": "what the distance means",
         }
     )
 

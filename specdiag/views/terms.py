@@ -11,6 +11,8 @@ from specdiag.files import toml_decoder
 from specdiag.views import reading
 
 ANY = "any"
+_TYPICAL = " typical"
+"""Ends the name of a section that holds typical values."""
 _decode = toml_decoder(dict[str, dict[str, str]])
 _COMPOSED: tuple[tuple[re.Pattern[str], str, str], ...] = (
     (re.compile(r"(?P<of>\w+)_before"), "compare", "{} of the first model."),
@@ -29,11 +31,13 @@ class Term(NamedTuple):
         command: that prints it; `any` for all of them.
         meaning: a sentence.
         of: the number that the name is made of, which has an entry of its own; empty for other names.
+        typical: values that a command of this repository printed; empty where none are known.
     """
 
     command: str
     meaning: str
     of: str = ""
+    typical: str = ""
 
 
 def terms(name: str) -> tuple[Term, ...]:
@@ -46,7 +50,10 @@ def terms(name: str) -> tuple[Term, ...]:
         A meaning for each command that prints it; nothing where no command does.
     """
     asked = name.strip().lower()
-    found = [Term(command, meaning) for command, meaning in _by_name().get(asked, ())]
+    found = [
+        Term(command, meaning, typical=_typical().get((command, asked), ""))
+        for command, meaning in _by_name().get(asked, ())
+    ]
     if found:
         return tuple(found)
     numbers = reading.meanings()
@@ -65,9 +72,25 @@ def names() -> tuple[str, ...]:
 
 
 @cache
+def _sections() -> dict[str, dict[str, str]]:
+    return _decode((files("specdiag.views") / "terms.toml").read_bytes())
+
+
+@cache
+def _typical() -> dict[tuple[str, str], str]:
+    """Map command and name to typical values."""
+    return {
+        (section.removesuffix(_TYPICAL), name.lower()): values
+        for section, said in _sections().items()
+        if section.endswith(_TYPICAL)
+        for name, values in said.items()
+    }
+
+
+@cache
 def _by_name() -> dict[str, list[tuple[str, str]]]:
     found: dict[str, list[tuple[str, str]]] = {}
-    for command, meanings in _decode((files("specdiag.views") / "terms.toml").read_bytes()).items():
-        for name, meaning in meanings.items():
+    for command, meanings in _sections().items():
+        for name, meaning in () if command.endswith(_TYPICAL) else meanings.items():
             found.setdefault(name.lower(), []).append((command, meaning))
     return found
