@@ -73,7 +73,7 @@ RULES = {
     ),
     QK_STABLE_RANK: _Rule(
         "rank", 0.5, 0.0, None, "the stable rank of QK of",
-        "the head scores along fewer directions: look whether the loss stalls, and lower the learning rate or warm up "
+        "the head scores along fewer directions: check whether the loss stalls, and lower the learning rate or warm up "
         "longer",
         _SETTLED,
     ),
@@ -88,16 +88,16 @@ RULES = {
     ),
     "frobenius_norm": _Rule(
         "norm", 4.0, 0.0, None, "the Frobenius norm of",
-        "look whether the loss rises, and lower the learning rate or raise the weight decay",
+        "check whether the loss rises, and lower the learning rate or raise the weight decay",
     ),
     "stable_rank": _Rule(
         "rank", 0.5, 0.0, None, "the stable rank of",
-        "the matrix acts along fewer directions: look whether the loss stalls, and lower the learning rate",
+        "the matrix acts along fewer directions: check whether the loss stalls, and lower the learning rate",
         _SETTLED,
     ),
     "weight_rms": _Rule(
         "dead", 0.5, -1.0, None, "the RMS of the weights of",
-        "the matrix vanishes: look whether it still gets a gradient, and lower its weight decay",
+        "the matrix vanishes: check whether it still gets a gradient, and lower its weight decay",
     ),
 }  # fmt: skip
 """By metric. Finished models reach 1,900 in score bounds and 3.1 in channels; a fall of effective rank by half is
