@@ -26,7 +26,7 @@ _BISECTIONS = 60
 _LOWEST = 80.0
 """ln of the upper edge over the smallest eigenvalue that is looked for."""
 _FLATTEST = (-20.0, 20.0)
-"""ln of the ends between which psi of the upper edge lies: at 1/2 for ratios of 1, near 1/sqrt(a + b) for small ones."""
+"""ln of the ends between which psi of the upper edge lies: 1/2 for ratios of 1, near 1/sqrt(a + b) for small ones."""
 
 
 @cache

@@ -9,6 +9,7 @@ import pytest
 from command import benchmark, call
 
 from specdiag.analysis import cost
+from specdiag.analysis.source import open_source
 
 ROOT = Path(__file__).parents[2]
 PEERS = ("alphadecay", "weightwatcher")
@@ -103,6 +104,19 @@ def test_the_docs_show_the_committed_figures_of_scale_and_dry_run_estimates_by_t
     for row in unseen:
         predicted = tables._of_model(cost.NANOSECONDS, row["model"], row["way"], row["jobs"])
         assert predicted == pytest.approx(row["seconds"], rel=0.25)
+
+
+def test_the_docs_show_the_committed_times_of_many_tensors():
+    done = benchmark("many_tensors.py", "--docs", "--check")
+    assert done.returncode == 0, done.stderr
+
+
+def test_files_of_many_tensors_are_listed_whole(tmp_path, monkeypatch):
+    many = importlib.import_module("many_tensors")
+    monkeypatch.setattr(many, "BUILD", tmp_path)
+    for path, count in ((many.matrices(3), 3), (many.vectors(3), 4), (many.experts(1, 2), 12), (many.noise(3), 3)):
+        assert open_source(path).n_tensors == count
+    assert open_source(many.pickled(3)).n_tensors == 3
 
 
 def test_a_matrix_is_counted_by_its_sides():
