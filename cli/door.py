@@ -22,6 +22,8 @@ _QUOTED = r"""(?<!\w)'.*?'(?!\w)|(?<!\w)".*?"(?!\w)|`[^`]*`|\w\([^()]*\)"""
 _VALUE = r"""'.*?'(?!\w)|".*?"(?!\w)|\([^()]*\)|\[[^\[\]]*\]|(?![,;:.!?)]*(?:\s|$))\S+?(?=[,;:.!?)]*(?:\s|$))"""
 _RENAMED = {"partial_reports": "resume", "learning_rate": "lr", "peak_lr": "lr", "every": "all"}
 """Arguments whose options have another name."""
+_TRANSLATED = r"--set [\w.]+=\S*"
+"""An option that was an argument: some sentences come twice through the door."""
 _NO_NAME_BEFORE = r"(?<![\w.\-/=&?])"
 
 
@@ -65,7 +67,7 @@ def in_options(text: str, parameters: Sequence[object], kept: Iterable[str] = ()
     if "=" not in text or not options:
         return text
     names = "|".join(sorted(map(re.escape, options), key=len, reverse=True))
-    stays = "|".join([*map(re.escape, kept), _QUOTED])
+    stays = "|".join([*map(re.escape, kept), _QUOTED, _TRANSLATED])
     pattern = rf"(?P<stays>{stays})|{_NO_NAME_BEFORE}(?P<name>{names})=(?!=)(?P<value>{_VALUE})?"
     return re.sub(pattern, lambda match: _translated(match, options), text)
 

@@ -150,19 +150,14 @@ def analyze(
     """
     start = time.perf_counter()
     checks.names(unknown, ANALYSIS)
-    with agreement(Ranks.of_training() if is_divided(source) else None):
+    divided = Ranks.of_training() if is_divided(source) else None
+    with agreement(divided):
         options = AnalysisOptions.of(locals())
-    checkpoint = open_source(
-        source,
-        revision=revision,
-        file=file,
-        part=part,
-        base=base,
-        stream=stream,
-        role_map=role_map,
-        experts=experts,
-        seed=seed,
-    )
+    with agreement(divided):
+        checkpoint = open_source(
+            source, revision=revision, file=file, part=part, base=base, stream=stream, role_map=role_map,
+            experts=experts, seed=seed,
+        )  # fmt: skip
     mark = fingerprint(checkpoint.source)
     if any(matrix.tensor.owner is not None for matrix in checkpoint.matrices):
         ranks = Ranks.of_training()

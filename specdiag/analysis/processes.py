@@ -152,7 +152,8 @@ class Ranks:
 def agreement(ranks: Ranks | None) -> Generator[None]:
     """Let every process raise where one fails in this block, before any of them waits for what will not come.
 
-    All enter it, and no block holds another meeting of the processes.
+    All enter it. Another meeting is held in a block only before anything that may fail at one process alone, or where
+    all fail together.
 
     Args:
         ranks: the processes; None for one alone.

@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from specdiag.checkpoint.tensors import Division
 from specdiag.errors import SourceError, UsageError
-from specdiag.system.gathering import gather, is_sharded
+from specdiag.system.gathering import gather, is_sharded, raise_together
 
 
 class Owned(torch.Tensor):
@@ -28,15 +28,15 @@ class Owned(torch.Tensor):
     division: Division
 
     @staticmethod
-    def of(tensor: torch.Tensor, owner: int, division: Division) -> Owned:
-        """Put a tensor together at its owner. Collective.
+    def of(tensor: torch.Tensor, whole: torch.Tensor | None, owner: int, division: Division) -> Owned:
+        """Make the tensor.
 
         Args:
             tensor: a DTensor.
-            owner: rank that gets the values.
+            whole: its values at their owner; None elsewhere.
+            owner: rank that has the values.
             division: shared by all tensors of a model.
         """
-        whole = gather(tensor, (owner,))
         owned = torch.empty(tuple(tensor.shape), dtype=tensor.dtype, device="meta").as_subclass(Owned)
         owned.owner, owned.division = owner, division
         owned.held = None if whole is None else whole.cpu()
@@ -81,6 +81,7 @@ def gathered(tensors: Mapping[object, object]) -> Mapping[object, object]:
 
     Raises:
         UsageError: the processes hold different tensors, as under pipeline parallelism.
+        ComputationError: another process failed; a failure of this one is raised as it is.
     """
     sharded = {id(t): t for t in tensors.values() if isinstance(t, torch.Tensor) and is_sharded(t)}
     if not sharded:
@@ -97,5 +98,14 @@ def gathered(tensors: Mapping[object, object]) -> Mapping[object, object]:
         owners[key] = loads.index(min(loads))
         loads[owners[key]] += sharded[key].numel()
     division = Division()
-    owned = {key: Owned.of(sharded[key], owners[key], division) for key in order}
+    owned: dict[int, Owned] = {}
+    failure: Exception | None = None
+    for key in order:
+        whole = gather(sharded[key], (owners[key],))
+        try:
+            owned[key] = Owned.of(sharded[key], None if failure else whole, owners[key], division)
+        except (RuntimeError, MemoryError) as error:  # too little memory of the CPU
+            failure = error
+            owned.clear()
+    raise_together(failure)
     return {name: owned.get(id(tensor), tensor) for name, tensor in tensors.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -9,12 +10,18 @@ import torch
 import torch.distributed as dist
 from accelerate import PartialState
 
+from specdiag.analysis.processes import Ranks, agreement
 from specdiag.system.folder_lock import FolderLock
 
 
 def count_ranks() -> int:
     """Return the number of processes that train together. Joins them if they are not joined yet."""
     return _state().num_processes
+
+
+def own_rank() -> int:
+    """Return the number of this process, from 0."""
+    return _state().process_index
 
 
 def lock_run(run: Path) -> FolderLock | None:
@@ -42,14 +49,24 @@ def one_rank_first() -> AbstractContextManager[None]:
     return _state().main_process_first()
 
 
-def any_rank(flag: bool) -> bool:
-    """Return True if `flag` is True in any process. Every process must call this."""
+def together() -> AbstractContextManager[None]:
+    """Let every process raise where one fails in the block, as `agreement` does."""
+    return agreement(Ranks.of_training() if _state().num_processes > 1 else None)
+
+
+def largest(numbers: Sequence[int]) -> list[int]:
+    """Return the largest value of each number in any process. Every process must call this."""
     state = _state()
     if state.num_processes == 1:
-        return flag
-    largest = torch.tensor(int(flag), device=state.device)
-    dist.all_reduce(largest, dist.ReduceOp.MAX)
-    return bool(largest.item())
+        return list(numbers)
+    found = torch.tensor(list(numbers), device=state.device)
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return found.tolist()
+
+
+def any_rank(flag: bool) -> bool:
+    """Return True if `flag` is True in any process. Every process must call this."""
+    return bool(largest([int(flag)])[0])
 
 
 def _state() -> PartialState:

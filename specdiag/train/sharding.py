@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -16,9 +16,10 @@ from torch.optim import Optimizer
 from specdiag.errors import UsageError
 from specdiag.files import Table
 from specdiag.live.parameters import ParamGroup
-from specdiag.system.gathering import gather, is_sharded
+from specdiag.system.gathering import gather, is_sharded, raise_together
 from specdiag.train.ranks import count_ranks
 
+_Key = TypeVar("_Key")
 _ASKED = "ACCELERATE_USE_FSDP"
 _REFUSED = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
@@ -87,15 +88,9 @@ def whole_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     Returns:
         Its `state_dict()`, in which tied tensors stay one; empty on all processes but the first.
     """
-    found: dict[int, torch.Tensor | None] = {}
-    state: dict[str, torch.Tensor] = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) not in found:
-            found[id(tensor)] = _whole(tensor)
-        whole = found[id(tensor)]
-        if whole is not None:
-            state[name] = whole
-    return state
+    tensors = model.state_dict(keep_vars=True)
+    found = _whole({id(tensor): tensor for tensor in tensors.values()})
+    return {name: found[id(tensor)] for name, tensor in tensors.items() if id(tensor) in found}
 
 
 def whole_state(optimizer: Optimizer) -> Table:
@@ -108,12 +103,13 @@ def whole_state(optimizer: Optimizer) -> Table:
         Its `state_dict()` as one process has it; without state on all processes but the first.
     """
     saved = optimizer.state_dict()
-    state: dict[object, Table] = {}
-    for key in sorted(saved["state"]):
-        own = cast("Table", saved["state"][key])
-        values = {name: _whole(value) if isinstance(value, torch.Tensor) else value for name, value in own.items()}
-        state[key] = {name: value for name, value in values.items() if value is not None or own[name] is None}
-    return {**saved, "state": state if PartialState().is_main_process else {}}
+    state = cast("dict[object, Table]", saved["state"])
+    places = [(key, name) for key, own in state.items() for name, value in own.items() if torch.is_tensor(value)]
+    found = _whole({place: state[place[0]][place[1]] for place in places})
+    if not PartialState().is_main_process:
+        return {**saved, "state": {}}
+    whole = {key: {name: found.get((key, name), value) for name, value in own.items()} for key, own in state.items()}
+    return {**saved, "state": whole}
 
 
 def sharded_state(
@@ -143,9 +139,22 @@ def _is_set(variable: str) -> bool:
     return os.environ.get(variable, "false").lower() == "true"
 
 
-def _whole(tensor: torch.Tensor) -> torch.Tensor | None:
-    whole = gather(tensor, [0])
-    return None if whole is None else whole.detach().cpu()
+def _whole(tensors: Mapping[_Key, torch.Tensor]) -> dict[_Key, torch.Tensor]:
+    """Put tensors together in the first process's memory; nothing elsewhere, but for what was whole. Collective."""
+    found: dict[_Key, torch.Tensor] = {}
+    failure: Exception | None = None
+    for key, tensor in tensors.items():
+        whole = gather(tensor, [0])
+        if whole is None or failure is not None:
+            continue
+        try:
+            found[key] = whole.detach().cpu()
+        except (RuntimeError, MemoryError) as error:  # raised when the others have sent what they are asked for
+            failure = error
+            found.clear()
+    if count_ranks() > 1:
+        raise_together(failure)
+    return found
 
 
 def _cut(value: object, parameter: Any) -> object:

@@ -30,6 +30,7 @@ def said(text: str, command: str = "analyze", kept: tuple[str, ...] = ()) -> str
         ("roles=('q', 'k') and include=['*.up']", "--role q --role k and --include '*.up'"),
         ("unknown tail='hil'; choose from hill", "unknown --tail hil; choose from hill"),
         ("role_map=roles.toml.", "--role-map roles.toml."),
+        ("give --set seed=3 and --set bf16=", "give --set seed=3 and --set bf16="),
     ],
 )
 def test_arguments_become_options(library, program):

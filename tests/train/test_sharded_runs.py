@@ -1,11 +1,12 @@
 """Runs under `accelerate launch --use_fsdp --fsdp_version 2`: the run of one process, whose checkpoints are its own."""
 
+import dataclasses
 import shutil
 import signal
 
 import pytest
 import torch
-from plain_run import library_text
+from plain_run import library_text, llama
 from recipes import tiny_recipe
 from safetensors.torch import load_file
 from several_ranks import run_ranks
@@ -56,6 +57,33 @@ wait_for_all()
 prepare(Request(source=folder / "again")).train()
 prepare(Request(source=folder / "wider", settings={"per_device_train_batch_size": 4 // int(os.environ["WORLD_SIZE"])},
                 allow_data_shift=True)).train()
+
+import plain_run, transformers
+from safetensors.torch import save_file
+from specdiag.train.sharding import shard, whole_weights
+
+class Sharded(transformers.Trainer):
+    def create_accelerator_and_postprocess(self):
+        super().create_accelerator_and_postprocess()
+        self.is_fsdp_enabled = shard(self.accelerator)
+
+transformers.Trainer, plain_run.BATCH = Sharded, 2
+os.environ["FSDP_STATE_DICT_TYPE"] = "SHARDED_STATE_DICT"
+for name, dropout in (("plain", 0.0), ("random", 0.1)):
+    model = plain_run.llama()
+    model.model.layers[0].self_attn.attention_dropout = dropout
+    trainer = plain_run.plain_trainer(folder / name, folder / "library.txt", folder, model=model, adam_epsilon=1e-4)
+    trainer.train()
+    weights = whole_weights(trainer.model)
+    if os.environ["RANK"] == "0":
+        save_file(weights, folder / f"{name}.safetensors")
+wait_for_all()
+script = {"lr_scheduler_type": "cosine", "warmup_steps": 1, "seed": 7}
+foreign = prepare(Request(source=folder / "random" / "checkpoint-2", data=[folder / "library.txt"], out=folder / "theirs",
+                          config=str(folder / "random.config"), decay="uniform", settings=script, block_size=32,
+                          tokenizer="bytes"))
+assert foreign.step == 2
+foreign.train()
 killed = prepare(Request(source=folder / "killed"))
 publish.write_manifest = lambda _: os.kill(os.getpid(), signal.SIGKILL)  # called by the first rank
 killed.train()
@@ -67,6 +95,10 @@ def folder(tmp_path_factory):
     """A run of one process, one of two with sharded weights, and what each goes on to from the other's middle."""
     folder = tmp_path_factory.mktemp("sharded")
     text = library_text(folder)
+    config = llama().config
+    config.save_pretrained(folder / "random.config")
+    config.attention_dropout = 0.0
+    config.save_pretrained(folder / "plain.config")
     begin(tiny_recipe(text, SMOOTH, decay="alphadecay", alphadecay=EVERY_2), folder / "one").train()
     run_ranks(WORKER, folder, ends=[-signal.SIGKILL, 1])
     shutil.copytree(folder / "sharded", folder / "narrower")
@@ -81,7 +113,10 @@ def weights(folder, run):
 
 
 def largest_difference(folder, first, second):
-    a, b = weights(folder, first), weights(folder, second)
+    return differ(weights(folder, first), weights(folder, second))
+
+
+def differ(a, b):
     assert a.keys() == b.keys()
     return max(float((a[name] - b[name]).abs().max() / b[name].abs().max()) for name in b)
 
@@ -100,6 +135,25 @@ def test_it_goes_on_to_the_bit(folder):
         assert own.keys() == states[0]["state"][key].keys()
         assert all(torch.equal(states[0]["state"][key][name], states[1]["state"][key][name]) for name in own)
         assert all(states[0]["state"][key][name].shape == own[name].shape for name in own)
+
+
+def test_as_many_processes_go_on_to_the_bit_with_what_a_trainer_saved_under_fsdp(folder):
+    ours = load_file(folder / "theirs" / "checkpoint-6" / "model.safetensors")
+    assert differ(ours, load_file(folder / "random.safetensors")) == 0
+
+
+def test_one_process_goes_on_with_it(folder):
+    settings = {"lr_scheduler_type": "cosine", "warmup_steps": 1, "seed": 7, "use_cpu": True}
+    request = Request(source=folder / "plain" / "checkpoint-2", data=[folder / "library.txt"], out=folder / "alone",
+                      config=str(folder / "plain.config"), decay="uniform", settings=settings, block_size=32,
+                      tokenizer="bytes")  # fmt: skip
+    with pytest.raises(UsageError, match="was trained by 2 processes and this is 1, which see other batches"):
+        prepare(request)
+    assert not (folder / "alone").exists()
+    settings["per_device_train_batch_size"] = 4
+    prepare(dataclasses.replace(request, allow_data_shift=True)).train()
+    ours = load_file(folder / "alone" / "checkpoint-6" / "model.safetensors")
+    assert differ(ours, load_file(folder / "plain.safetensors")) < 1e-5
 
 
 def test_a_kill_in_the_middle_of_a_save_leaves_the_checkpoint_before(folder):

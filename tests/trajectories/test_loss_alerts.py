@@ -106,7 +106,7 @@ def test_a_matrix_that_vanishes_or_explodes_and_a_step_too_large(tmp_path):
 
 
 def test_a_spike_is_warned_of_while_it_trains_and_found_in_the_log(tmp_path, caplog):
-    log = RunLogCallback(tmp_path, None, lambda _: None, lambda *_: None)
+    log = RunLogCallback(tmp_path, None, lambda _: None, lambda *_: None, pytest.fail)
     losses = [*falling(100), (100, 9.5), (101, 2.5)]
     for step, loss in losses:
         log.on_log(None, TrainerState(global_step=step), TrainerControl(), logs={"loss": loss})

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from specdiag.checkpoint.distributed.joining import Piece, join_pieces
-from specdiag.checkpoint.distributed.metadata import SavedTensor, StoredChunk, read_metadata
+from specdiag.checkpoint.distributed.metadata import Metadata, SavedTensor, StoredChunk, read_metadata
 from specdiag.checkpoint.distributed.model import choose_model
 from specdiag.checkpoint.distributed.stacked import is_megatron, read_run, unstack_layers
 from specdiag.checkpoint.distributed.values import ChunkValues
@@ -42,13 +42,7 @@ def list_distributed(path: Path, label: str, part: str | None = None) -> Listing
     metadata = read_metadata(path, label)
     model = choose_model(metadata.tensors, where, part)
     chosen, notes = model.flat_names, model.notes
-    chunks = metadata.chunks(set(chosen.values()))
-    for flat in chosen.values():
-        _check_sizes(flat, metadata.tensors[flat], chunks[flat], where)
-    stored = [chunk for group in chunks.values() for chunk in group]
-    files = _files(path.parent, {chunk.file for chunk in stored}, where)
-    tensors = [_tensor(name, flat, metadata.tensors[flat], chunks[flat], files, where) for name, flat in chosen.items()]
-    _check_lengths(stored, files, where)
+    tensors, files = stored_tensors(metadata, chosen, path.parent, where)
     config: Table = {}
     if is_megatron(path.parent, where):
         tensors, stacked = unstack_layers(tensors, where)
@@ -56,6 +50,49 @@ def list_distributed(path: Path, label: str, part: str | None = None) -> Listing
         notes += [*stacked, *doubts]
     taken = part if model.is_part else None
     return Listing(tensors, tuple(notes), config, tuple(sorted(files)), part=taken, models=model.models)
+
+
+def stored_tensors(
+    metadata: Metadata, chosen: Mapping[str, str], folder: Path, where: str
+) -> tuple[list[StoredTensor], dict[str, Path]]:
+    """Find the chunks of some tensors. The sizes of their files are checked, and nothing is read.
+
+    Args:
+        metadata: of the checkpoint.
+        chosen: flat names by the names that the tensors get.
+        folder: of the checkpoint.
+        where: its name in messages.
+
+    Returns:
+        The tensors, each joined from its chunks when it is read, and the files that hold them by their names there.
+
+    Raises:
+        SourceError: a file is missing or too short, or chunks do not cover their tensor.
+    """
+    chunks = metadata.chunks(set(chosen.values()))
+    for flat in chosen.values():
+        _check_sizes(flat, metadata.tensors[flat], chunks[flat], where)
+    stored = [chunk for group in chunks.values() for chunk in group]
+    files = _files(folder, {chunk.file for chunk in stored}, where)
+    tensors = [_tensor(name, flat, metadata.tensors[flat], chunks[flat], files, where) for name, flat in chosen.items()]
+    _check_lengths(stored, files, where)
+    return tensors, files
+
+
+def find_files(folder: Path, chunks: Collection[StoredChunk], where: str) -> dict[str, Path]:
+    """Find the files of chunks, which have to lie in the folder and be long enough.
+
+    Args:
+        folder: of the checkpoint.
+        chunks: of tensors, or objects.
+        where: the folder's name in messages.
+
+    Raises:
+        SourceError: one is missing, too short or elsewhere.
+    """
+    files = _files(folder, {chunk.file for chunk in chunks}, where)
+    _check_lengths(chunks, files, where)
+    return files
 
 
 def _tensor(

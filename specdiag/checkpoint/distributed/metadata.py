@@ -7,10 +7,9 @@ names alone, for torch 2.3 moved some of these classes.
 from __future__ import annotations
 
 import io
-import math
 import pickle
 import struct
-from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,16 @@ from typing import NamedTuple, NoReturn, cast
 
 import torch
 
+from specdiag.checkpoint.distributed.fields import (
+    LARGEST,
+    class_of,
+    dtype_of,
+    fields_of,
+    mapping_of,
+    place_of,
+    sizes_of,
+    whole,
+)  # fmt: skip
 from specdiag.checkpoint.inert import CrowdedError, Inert, InertUnpickler
 from specdiag.checkpoint.long_names import LONGEST, brief
 from specdiag.checkpoint.torch_rebuild import known_names, makers
@@ -30,13 +39,14 @@ _BYTES_PER_OBJECT = 16
 _MOST_OBJECTS = 6_000_000
 _MOST_CHUNKS = 600_000
 """Largest number of chunks of a model: tensors may share the records of theirs."""
-_LARGEST = 1 << 60
-_MOST_DIMENSIONS = 16
 _DEEPEST = 64
 _DAMAGED = (
     pickle.UnpicklingError, struct.error, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError,
     RuntimeError, OverflowError,
 )  # fmt: skip
+
+
+_Places = Mapping[tuple[str, tuple[int, ...]], object]
 
 
 class SavedTensor(NamedTuple):
@@ -79,10 +89,12 @@ class Metadata:
 
     Attributes:
         tensors: by their flat names, in stored order.
+        objects: the keys that led to everything else that was saved, by its flat names.
         label: the file's name in messages.
     """
 
     tensors: Mapping[str, SavedTensor]
+    objects: Mapping[str, tuple[str | int, ...]]
     label: str
     _stored: Mapping[object, object]
 
@@ -99,21 +111,38 @@ class Metadata:
             SourceError: `.metadata` is damaged, a chunk is stored nowhere, or it is compressed.
         """
         with _reported(self.label):
-            places = {place: stored for index, stored in self._stored.items() if (place := _place(index))[0] in names}
+            places = {place: stored for index, stored in self._stored.items() if (place := place_of(index))[0] in names}
             if sum(len(self.tensors[name].chunks) for name in names) > _MOST_CHUNKS:
                 raise CrowdedError(f"more than {_MOST_CHUNKS} chunks")
             return {name: [self._chunk(name, record, places) for record in self.tensors[name].chunks] for name in names}
 
-    def _chunk(self, name: str, record: object, places: Mapping[tuple[str, tuple[int, ...]], object]) -> StoredChunk:
-        fields = _fields(record, "ChunkStorageMetadata")
-        offsets, sizes = _sizes(fields["offsets"]), _sizes(fields["sizes"])
+    def places(self, names: Collection[str]) -> dict[str, StoredChunk]:
+        """Find where some objects are stored, each in one piece without offsets and sizes.
+
+        Args:
+            names: flat names of `objects`.
+
+        Raises:
+            SourceError: as for `chunks`.
+        """
+        with _reported(self.label):
+            places = {place: stored for index, stored in self._stored.items() if (place := place_of(index))[0] in names}
+            return {name: self._stored_chunk(name, (), (), places) for name in names}
+
+    def _chunk(self, name: str, record: object, places: _Places) -> StoredChunk:
+        fields = fields_of(record, "ChunkStorageMetadata")
+        return self._stored_chunk(name, sizes_of(fields["offsets"]), sizes_of(fields["sizes"]), places)
+
+    def _stored_chunk(
+        self, name: str, offsets: tuple[int, ...], sizes: tuple[int, ...], places: _Places
+    ) -> StoredChunk:
         stored = places.get((name, offsets))
         if stored is None:
             raise SourceError(
                 f"'{self.label}' names no file for the chunk of '{brief(name)}' at {list(offsets)}: "
                 "the save did not finish, or it is damaged"
             )
-        info = _fields(stored, "_StorageInfo")
+        info = fields_of(stored, "_StorageInfo")
         if info.get("transform_descriptors"):
             raise SourceError(
                 f"'{self.label}' says that '{brief(name)}' was transformed when it was saved "
@@ -122,7 +151,7 @@ class Metadata:
         file = info["relative_path"]
         if not isinstance(file, str):
             raise TypeError("a file without a name")
-        return StoredChunk(offsets, sizes, file, _whole(info["offset"]), _whole(info["length"]))
+        return StoredChunk(offsets, sizes, file, whole(info["offset"]), whole(info["length"]))
 
 
 def read_metadata(path: Path, label: str) -> Metadata:
@@ -143,12 +172,14 @@ def read_metadata(path: Path, label: str) -> Metadata:
     except OSError as error:
         raise SourceError(f"'{label}' cannot be read: {error.strerror}") from error
     with _reported(label):
-        fields = _fields(_unpickled(data), "Metadata")
+        fields = fields_of(_unpickled(data), "Metadata")
         planned = fields.get("planner_data")
         paths = cast("dict[object, object]", planned) if isinstance(planned, dict) else {}
-        entries = _mapping(fields["state_dict_metadata"])
+        entries = mapping_of(fields["state_dict_metadata"])
         tensors = dict(_tensors(entries, paths))
-        return Metadata(tensors, label, _mapping(fields["storage_data"]))
+        objects = {name: _path(name, paths.get(name)) for name in entries if isinstance(name, str)}
+        objects = {name: keys for name, keys in objects.items() if name not in tensors}
+        return Metadata(tensors, objects, label, mapping_of(fields["storage_data"]))
 
 
 def _unpickled(data: bytes) -> object:
@@ -180,15 +211,15 @@ def _tensors(entries: Mapping[object, object], paths: Mapping[object, object]) -
     for name, record in entries.items():
         if not isinstance(name, str):
             raise TypeError(f"a tensor named {name!r:.60}")
-        if isinstance(record, Inert) and _class_of(record) == "BytesStorageMetadata":
+        if isinstance(record, Inert) and class_of(record) == "BytesStorageMetadata":
             continue
-        fields = _fields(record, "TensorStorageMetadata")
+        fields = fields_of(record, "TensorStorageMetadata")
         chunks = fields["chunks"]
         if not isinstance(chunks, list):
             raise TypeError("chunks that are no list")
-        dtype = _dtype(fields["properties"])
+        dtype = dtype_of(fields["properties"])
         path = _path(name, paths.get(name))
-        yield name, SavedTensor(path, _sizes(fields["size"]), dtype, cast("list[object]", chunks))
+        yield name, SavedTensor(path, sizes_of(fields["size"]), dtype, cast("list[object]", chunks))
 
 
 def _path(name: str, planned: object) -> tuple[str | int, ...]:
@@ -197,58 +228,6 @@ def _path(name: str, planned: object) -> tuple[str | int, ...]:
     if not 0 < len(keys) <= _DEEPEST:
         return (name,)
     plain = all(
-        (isinstance(key, str) and len(key) <= LONGEST) or (type(key) is int and abs(key) < _LARGEST) for key in keys
+        (isinstance(key, str) and len(key) <= LONGEST) or (type(key) is int and abs(key) < LARGEST) for key in keys
     )
     return cast("tuple[str | int, ...]", keys) if plain else (name,)
-
-
-def _dtype(properties: object) -> torch.dtype:
-    """Find the type in the state of TensorProperties: a tuple whose first entry it is."""
-    state = properties.state if isinstance(properties, Inert) and _class_of(properties) == "TensorProperties" else []
-    values = state[0] if state else None
-    first = cast("tuple[object, ...]", values)[:1] if isinstance(values, tuple) else ()
-    if not first or not isinstance(first[0], torch.dtype):
-        raise TypeError("a tensor without a type")
-    return first[0]
-
-
-def _place(index: object) -> tuple[str, tuple[int, ...]]:
-    """Read the name and the offsets that a MetadataIndex stands for."""
-    fields = _fields(index, "MetadataIndex")
-    name, offsets = fields["fqn"], fields.get("offset")
-    if not isinstance(name, str):
-        raise TypeError("an index without a name")
-    return name, () if offsets is None else _sizes(offsets)
-
-
-def _fields(record: object, kind: str) -> Mapping[str, object]:
-    """Give the attributes of an inert record of a class."""
-    if not isinstance(record, Inert) or _class_of(record) != kind or len(record.state) != 1:
-        raise TypeError(f"something else in the place of {kind}")
-    return cast("Mapping[str, object]", _mapping(record.state[0]))
-
-
-def _class_of(record: Inert) -> str:
-    return record.made_by.name.rpartition(".")[2]
-
-
-def _mapping(value: object) -> Mapping[object, object]:
-    if not isinstance(value, dict):
-        raise TypeError(f"a {type(value).__name__} in the place of a dictionary")
-    return cast("dict[object, object]", value)
-
-
-def _sizes(value: object) -> tuple[int, ...]:
-    """Check sizes or offsets: whole numbers that are not negative, and not too many."""
-    if not isinstance(value, tuple) or len(cast("Sequence[object]", value)) > _MOST_DIMENSIONS:
-        raise TypeError(f"sizes {value!r:.60}")
-    sizes = tuple(_whole(size) for size in cast("Sequence[object]", value))
-    if math.prod(sizes) >= _LARGEST:
-        raise ValueError(f"sizes {sizes!r:.60}")
-    return sizes
-
-
-def _whole(value: object) -> int:
-    if type(value) is not int or not 0 <= value < _LARGEST:
-        raise ValueError(f"{value!r:.60} in the place of a whole number")
-    return value

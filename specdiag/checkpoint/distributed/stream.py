@@ -8,7 +8,7 @@ import pickle
 import zipfile
 from collections.abc import Mapping
 from functools import cache
-from typing import BinaryIO, NamedTuple, cast
+from typing import BinaryIO, NamedTuple, NoReturn, cast
 
 import torch
 
@@ -19,6 +19,8 @@ from specdiag.checkpoint.zip_members import extent, read_member
 
 _AT_ONCE = 1 << 20
 """Bytes of the longest directory of a zip archive with one tensor, and of its pickle."""
+_LARGEST_OBJECT = 64 << 20
+"""Bytes of the longest pickle without tensors: one may list the names of all parameters."""
 
 
 class StreamedTensor(NamedTuple):
@@ -59,13 +61,8 @@ def locate_tensor(file: io.RawIOBase, begin: int, length: int) -> StreamedTensor
     Raises:
         UnpicklingError: it holds something else than a plain tensor. Damage raises the errors of zipfile and pickle.
     """
-    window = _Window(file, begin, length)
-    with zipfile.ZipFile(cast("BinaryIO", window)) as archive:
-        entries = archive.infolist()
-    members = {entry.filename.partition("/")[2]: entry for entry in entries}
-    if len(members) < len(entries) or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise zipfile.BadZipFile("its members are compressed, or have the same names")
-    stream = cast("BinaryIO", window)
+    stream = cast("BinaryIO", _Window(file, begin, length, _AT_ONCE))
+    members = _members(stream)
     order = members.get("byteorder")
     big_endian = order is not None and read_member(order, stream, length) == b"big"
     pickled = io.BytesIO(read_member(members["data.pkl"], stream, length))
@@ -79,11 +76,44 @@ def locate_tensor(file: io.RawIOBase, begin: int, length: int) -> StreamedTensor
     )
 
 
-class _Window(io.RawIOBase):
-    """A range of a file as a file of its own, of which no more than `_AT_ONCE` bytes are read in one piece."""
+def read_object(file: io.RawIOBase, begin: int, length: int) -> object:
+    """Read what a stream of torch.save holds beside tensors, such as a number or a list of names.
 
-    def __init__(self, file: io.RawIOBase, begin: int, length: int) -> None:
+    Args:
+        file: holds the stream.
+        begin: offset of its first byte.
+        length: of the stream.
+
+    Returns:
+        Plain containers, numbers and text; an inert record of anything else.
+
+    Raises:
+        UnpicklingError: it holds tensors. Damage raises the errors of zipfile and pickle.
+    """
+    stream = cast("BinaryIO", _Window(file, begin, length, _LARGEST_OBJECT))
+    pickled = io.BytesIO(read_member(_members(stream)["data.pkl"], stream, length))
+    return InertUnpickler(pickled, known_names(), makers(), _no_storage).load()
+
+
+def _members(stream: BinaryIO) -> dict[str, zipfile.ZipInfo]:
+    with zipfile.ZipFile(stream) as archive:
+        entries = archive.infolist()
+    members = {entry.filename.partition("/")[2]: entry for entry in entries}
+    if len(members) < len(entries) or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise zipfile.BadZipFile("its members are compressed, or have the same names")
+    return members
+
+
+def _no_storage(_: object) -> NoReturn:
+    raise pickle.UnpicklingError("a tensor within an object")
+
+
+class _Window(io.RawIOBase):
+    """A range of a file as a file of its own, of which no more than so many bytes are read in one piece."""
+
+    def __init__(self, file: io.RawIOBase, begin: int, length: int, at_once: int) -> None:
         self._file, self._begin, self._length, self._at = file, begin, length, 0
+        self._at_once = at_once
 
     def seekable(self) -> bool:
         return True
@@ -104,8 +134,8 @@ class _Window(io.RawIOBase):
     def read(self, size: int = -1, /) -> bytes:
         left = max(self._length - self._at, 0)
         size = left if size < 0 else min(size, left)
-        if size > _AT_ONCE:
-            raise zipfile.BadZipFile(f"a directory or pickle of {size} bytes for one tensor")
+        if size > self._at_once:
+            raise zipfile.BadZipFile(f"a directory or pickle of {size} bytes")
         self._file.seek(self._begin + self._at)
         data = self._file.read(size) or b""
         self._at += len(data)

@@ -30,11 +30,12 @@ from specdiag.errors import SourceError
 from specdiag.spectra.float_types import RawArray
 
 _PROBE = 9
-_DAMAGED = (
+DAMAGED = (
     pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, ValueError, LookupError,
     TypeError, AttributeError, AssertionError, RuntimeError, OverflowError, NotImplementedError, MemoryError,
     CrowdedError,
 )  # fmt: skip
+"""Errors of opening what is damaged."""
 
 
 class _Place(NamedTuple):
@@ -126,7 +127,7 @@ class ChunkValues:
                     place = self._in_safetensors(os.fstat(file.fileno()))
                 else:
                     raise self._refused("no file of torch.save lies there, and no safetensors: fetch it again")
-        except _DAMAGED as error:
+        except DAMAGED as error:
             reason = str(error).partition("\n")[0][:200]
             raise self._refused(f"it is not readable ({reason}): fetch it again") from error
         self._check(place)

@@ -1,15 +1,11 @@
-"""Callbacks that log losses and decays of a run, remove its decay, or stop it on request."""
+"""Callbacks that log losses and decays of a run, or remove its decay."""
 
 from __future__ import annotations
 
 import logging
-import signal
-import threading
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from types import FrameType
 from typing import Any, cast
 
 import torch
@@ -17,15 +13,14 @@ from torch import nn
 from torch.optim import Optimizer
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from specdiag.errors import ComputationError, UsageError
 from specdiag.files import Table
 from specdiag.live.attaching import attach, decays_in_force
 from specdiag.live.optimizers import unwrap_optimizers
 from specdiag.live.parameters import live_parameters, untied
-from specdiag.system import interrupts
 from specdiag.train.callbacks.live_rules import LIVE_RULES, AlphaLRCallback, LiveRuleCallback
-from specdiag.train.ranks import any_rank
 from specdiag.trajectories.loss_alerts import LossWatch
-from specdiag.trajectories.metric_log import LOG_NAME, RUN, append_log, entry
+from specdiag.trajectories.metric_log import LOG_NAME, RUN, LogEntry, append_log, entry
 
 _log = logging.getLogger("specdiag")
 Decays = Mapping[str, float]
@@ -54,6 +49,7 @@ class RunLogCallback(TrainerCallback):
         rule: TrainerCallback | None,
         on_first: Callable[[Decays], None],
         on_log: Callable[[int, Mapping[str, float]], None],
+        on_failure: Callable[[Exception], None],
     ) -> None:
         """Prepare the log of a run.
 
@@ -62,7 +58,9 @@ class RunLogCallback(TrainerCallback):
             rule: callback that sets the decay; exponents and ratios of a rule that follows the weights are logged too.
             on_first: called before the first step with its decays.
             on_log: called with the step and what the Trainer logs.
+            on_failure: takes the error where the log cannot be written.
         """
+        self._on_failure = on_failure
         self._path, self._on_first, self._on_log = run / LOG_NAME, on_first, on_log
         self._live = rule if isinstance(rule, LiveRuleCallback) else None
         self._last: Decays = {}
@@ -103,7 +101,7 @@ class RunLogCallback(TrainerCallback):
         """Log the loss, and pass on what the Trainer logs."""
         if logs is None or "loss" not in logs or not state.is_world_process_zero:
             return
-        append_log(self._path, [entry(state.global_step, RUN, "loss", logs["loss"])])
+        self._append([entry(state.global_step, RUN, "loss", logs["loss"])])
         alert = self._losses.observe(state.global_step, logs["loss"])
         if alert is not None and alert.kind == "spike":  # a loss that is not finite has its own sentence
             _log.warning("step %d: %s", alert.step, alert.message)
@@ -112,6 +110,12 @@ class RunLogCallback(TrainerCallback):
         alphas = [a for a in getattr(decay, "alphas", {}).values() if a is not None]
         more = {"ratio_min": min(ratios), "ratio_max": max(ratios)} if ratios else {}
         self._on_log(state.global_step, {**logs, **more, **({"alpha": fmean(alphas)} if alphas else {})})
+
+    def _append(self, entries: Sequence[LogEntry]) -> None:
+        try:
+            append_log(self._path, entries)
+        except (UsageError, ComputationError) as error:  # the other processes wait in a meeting of their own
+            self._on_failure(error)
 
     def _changed(self, decays: Decays, state: TrainerState) -> None:
         decay = None if self._live is None else self._live.decay
@@ -136,49 +140,9 @@ class RunLogCallback(TrainerCallback):
         by_shape = column.replace("alpha", "rho")
         entries += [entry(state.global_step, n, by_shape, r) for n in changed if (r := rhos.get(n)) is not None]
         entries += [entry(state.global_step, n, "lr_ratio", rates[n]) for n in changed if n in rates]
-        append_log(self._path, entries)
+        self._append(entries)
         self._last, self._last_rates = dict(decays), dict(rates)
 
 
 def _by_square(decay: Any) -> bool:
     return decay.state_dict()["settings"]["basis"] == "square"
-
-
-class StopCallback(TrainerCallback):
-    """Ends the run after the current step, with a checkpoint, once `requested` is set."""
-
-    requested = False
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
-        """Save and stop if any rank was asked to; all ranks stop after the same step."""
-        if any_rank(self.requested):
-            self.requested = True
-            control.should_save = control.should_training_stop = True
-
-    @contextmanager
-    def on_signals(self) -> Generator[None]:
-        """Stop the run, within the block, on a signal that would end the process.
-
-        A second Ctrl-C ends it at once. Other signals do not, because they often come twice.
-        """
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        numbers = interrupts.stopping_signals()
-        before = [signal.getsignal(number) for number in numbers]
-
-        def stop(number: int, frame: FrameType | None) -> None:
-            interrupts.remember(number)
-            if self.requested and number == signal.SIGINT:
-                raise KeyboardInterrupt
-            self.requested = True
-
-        for number in numbers:
-            signal.signal(number, stop)
-        try:
-            yield
-        finally:
-            for number, handler in zip(numbers, before, strict=True):
-                signal.signal(number, handler)

@@ -17,7 +17,7 @@ from specdiag.train.callbacks.divergence import Divergence
 from specdiag.train.checkpoints.inspect import OPTIMIZER, SCHEDULER
 from specdiag.train.checkpoints.optimizer_state import read_optimizer
 from specdiag.train.checkpoints.publish import STAGING, publish, rotate
-from specdiag.train.ranks import wait_for_all
+from specdiag.train.ranks import together
 from specdiag.train.sharding import reshard, shard, sharded_state, whole_state, whole_weights
 
 try:
@@ -41,12 +41,14 @@ class CrashSafeTrainer(Trainer):
         companions: files that are copied into every checkpoint. A tokenizer among them is not given to the Trainer,
             which would write its special tokens into the model's configuration.
         make_optimizer: makes the optimizer for the model; None for the Trainer's own.
+        random_states: files of random numbers, by rank, that the next checkpoint gets in the place of this process's own.
         divergence: checks losses and weights; None for no checks.
     """
 
     tokens = 0
     companions: Sequence[Path] = ()
     make_optimizer: Callable[[nn.Module], Optimizer] | None = None
+    random_states: Sequence[Path] = ()
     divergence: Divergence | None = None
     is_sharded = False
 
@@ -92,16 +94,27 @@ class CrashSafeTrainer(Trainer):
         if not self.is_sharded:
             super().save_model(output_dir, _internal_call=_internal_call)
             return
-        self._save(output_dir, whole_weights(cast("nn.Module", self.model)))
+        weights = whole_weights(cast("nn.Module", self.model))
+        with together():
+            self._save(output_dir, weights)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.is_sharded:
             super()._save_optimizer_and_scheduler(output_dir)
             return
         state = whole_state(cast("Any", self.optimizer))
-        if self.args.should_save:
-            torch.save(state, Path(output_dir) / OPTIMIZER)
-            torch.save(cast("Any", self.lr_scheduler).state_dict(), Path(output_dir) / SCHEDULER)
+        with together():
+            if self.args.should_save:
+                torch.save(state, Path(output_dir) / OPTIMIZER)
+                torch.save(cast("Any", self.lr_scheduler).state_dict(), Path(output_dir) / SCHEDULER)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        if self.random_states:
+            rank, alone = int(self.args.process_index), int(self.args.world_size) == 1
+            shutil.copyfile(
+                self.random_states[rank], Path(output_dir) / ("rng_state.pth" if alone else f"rng_state_{rank}.pth")
+            )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if not self.is_sharded:  # else the model was made of these weights and sharded since
@@ -125,22 +138,30 @@ class CrashSafeTrainer(Trainer):
         optimizer = cast("Any", self.optimizer)
         if divergence is not None and not divergence.allows_saving(own, optimizer, step, self.control):
             return
-        self.check_space(run, step)
+        with together():
+            self.check_space(run, step)
         try:
-            super()._save_checkpoint(model, trial)
-            wait_for_all()  # every rank has written its random state
-            if self.is_world_process_zero():
-                publish(run, step)
-        except (OSError, RuntimeError, SafetensorError) as error:  # torch raises RuntimeError on a full disk
+            with together():  # a sharded model is saved in meetings of its own, in which all fail together
+                super()._save_checkpoint(model, trial)
+            with together():
+                if self.is_world_process_zero():
+                    publish(run, step)
+        except (
+            OSError,
+            RuntimeError,
+            MemoryError,
+            SafetensorError,
+            ComputationError,
+        ) as error:  # torch raises RuntimeError on a full disk
             shutil.rmtree(run / STAGING, ignore_errors=True)
             reason = str(error).partition("\n")[0]
             raise ComputationError(
                 f"checkpoint-{step} could not be saved ({reason}); the checkpoints before it, if any, are whole: free "
                 f"space and go on with resume={str(run)!r}"
             ) from error
-        if self.is_world_process_zero():
-            rotate(run, self.args.save_total_limit)
-        wait_for_all()
+        with together():
+            if self.is_world_process_zero():
+                rotate(run, self.args.save_total_limit)
 
     def check_space(self, run: Path, step: int, above: Path | None = None) -> int:
         """Check that a checkpoint fits on the disk, and return its bytes.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -25,6 +26,8 @@ class Foreign:
         settings: arguments of the Trainer that the file contains.
         block_size: tokens of a sequence; None if the file does not contain it.
         steps_total: steps that the run was planned for; None if the file does not contain them.
+        lr: rate of the next step under the planned schedule; None if unknown.
+        random_states: files of a Trainer's random numbers, one for each process in the order of their ranks.
         notes: sentences on the layout that fits, on what was taken over, and on what is unknown.
     """
 
@@ -36,4 +39,6 @@ class Foreign:
     settings: TrainerArguments
     block_size: int | None = None
     steps_total: int | None = None
+    lr: float | None = None
+    random_states: tuple[Path, ...] = ()
     notes: list[str] = field(default_factory=list[str])

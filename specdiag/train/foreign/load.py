@@ -83,7 +83,7 @@ class SavedOptimizer:
         Raises:
             SourceError: the counters differ.
         """
-        counters = {int(state["step"]) for state in self.state.values()}
+        counters = {int(state.get("step", 0)) for state in self.state.values()}
         if len(counters) != 1:
             raise SourceError(
                 f"{self.label} has parameters at step {min(counters)} and at step {max(counters)}: it is damaged, or "

@@ -30,13 +30,16 @@ def moments_of(
         `step`, `exp_avg` and `exp_avg_sq` of each parameter.
 
     Raises:
-        SourceError: a parameter has no state, or its two moments have different shapes.
+        SourceError: a parameter lacks some of its state, or its two moments have different shapes.
     """
     moments: dict[str, dict[str, torch.Tensor]] = {}
     for index, name in assigned.items():
         state = saved.state.get(index)
         if not state:
             raise SourceError(f"{saved.label} has no state for {name}: its momentum would start from zero")
+        lost = next((key for key in ("step", *MOMENTS) if key not in state), None)
+        if lost is not None:
+            raise SourceError(f"{saved.label} has no {lost} for {name}: it is damaged")
         step, first, second = (_tensor(state[key], saved.label) for key in ("step", *MOMENTS))
         if first.shape != second.shape:
             raise SourceError(f"{saved.label} has moments of different shapes for {name}: it is damaged")

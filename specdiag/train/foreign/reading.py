@@ -12,7 +12,7 @@ from specdiag.train.checkpoints.inspect import STATE, checkpoints_of, has_weight
 
 try:
     from specdiag.train.foreign.alphadecay import is_alphadecay, read_alphadecay
-    from specdiag.train.foreign.distributed import metadata_of, refuse_to_continue
+    from specdiag.train.foreign.distributed import metadata_of, read_distributed
     from specdiag.train.foreign.foreign import Foreign
     from specdiag.train.foreign.nanogpt import is_nanogpt, read_nanogpt
     from specdiag.train.foreign.opening import open_dictionary
@@ -33,8 +33,10 @@ def is_foreign(source: Path) -> bool:
     """True if a path, by its file names, may be a checkpoint of another program than a Trainer."""
     if source.is_file():
         return source.suffix in _SINGLE or source.name == METADATA
-    if not source.is_dir() or (source / STATE).exists() or checkpoints_of(source):
+    if not source.is_dir():
         return False
+    if (source / STATE).exists() or checkpoints_of(source):
+        return metadata_of(source) is not None
     try:
         return _find(source) is not None
     except UsageError:  # several files: reading them asks for one
@@ -56,7 +58,7 @@ def read_foreign(source: Path, *, config: str | Path | None = None, layout: str 
 
     Args:
         source: nanoGPT's ckpt.pt or its folder, a folder of AlphaDecay's code, Lightning's .ckpt, or a file of
-            torch.save with model and optimizer.
+            torch.save with model and optimizer; a distributed checkpoint, also as a Trainer saves it under FSDP.
         config: folder, config.json or hub id of the model, for a checkpoint that does not contain it.
         layout: order of the optimizer's parameters, if several fit: `flat`, `trainer`, `nanogpt` or `alphadecay`.
 
@@ -66,7 +68,7 @@ def read_foreign(source: Path, *, config: str | Path | None = None, layout: str 
     """
     metadata = metadata_of(source)
     if metadata is not None:
-        refuse_to_continue(metadata)
+        return read_distributed(metadata, config, source)
     path = source if source.is_file() else _find(source)
     if path is None:
         raise SourceError(f"'{source}' holds no checkpoint of a known program")

@@ -11,7 +11,7 @@ import torch
 from specdiag.checkpoint.state_dict import find_weights
 from specdiag.errors import SourceError
 from specdiag.train.foreign.building import build, dtype_of, load
-from specdiag.train.foreign.distributed import metadata_of, read_distributed
+from specdiag.train.foreign.distributed import metadata_of, read_distributed_weights
 from specdiag.train.foreign.foreign import Foreign
 from specdiag.train.foreign.nanogpt import is_nanogpt
 from specdiag.train.foreign.opening import open_dictionary
@@ -32,7 +32,7 @@ def read_weights(source: Path, *, config: str | Path | None = None) -> Foreign:
     """
     metadata = metadata_of(source)
     if metadata is not None:
-        return read_distributed(metadata, config)
+        return read_distributed_weights(metadata, config)
     if source.is_dir():
         raise SourceError(f"'{source}' holds no weights that transformers loads: name the file itself")
     content = open_dictionary(source)

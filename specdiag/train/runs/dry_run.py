@@ -162,11 +162,14 @@ def _forward(trainer: CrashSafeTrainer, batch: dict[str, torch.Tensor]) -> None:
 def _step(run: Run, optimizer: torch.optim.Optimizer, keep: Callable[[Decays], None]) -> None:
     """Make a step under the decay rule, and pass on the decays in force."""
     trainer, control = run.trainer, TrainerControl()
-    log = RunLogCallback(Path(str(trainer.args.output_dir)), run.rule, keep, lambda *_: None)
+    failed: list[Exception] = []
+    log = RunLogCallback(Path(str(trainer.args.output_dir)), run.rule, keep, lambda *_: None, failed.append)
     callbacks = [log] if run.rule is None else [run.rule, log]
     for callback in callbacks:
         callback.on_train_begin(trainer.args, trainer.state, control, model=trainer.model, optimizer=optimizer)
     for callback in callbacks:
         callback.on_pre_optimizer_step(trainer.args, trainer.state, control)
     optimizer.step()
+    if failed:
+        raise failed[0]
     optimizer.zero_grad()

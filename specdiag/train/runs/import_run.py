@@ -11,11 +11,13 @@ from specdiag.errors import UsageError
 from specdiag.train.data.hub import pin
 from specdiag.train.data.tokenizers import resume_tokenizer
 from specdiag.train.data.tokens import Data
+from specdiag.train.foreign.distributed import home_of, metadata_of
 from specdiag.train.foreign.reading import read_foreign, single_file
 from specdiag.train.foreign.weights import read_weights
 from specdiag.train.recipe import Recipe, check_settings
 from specdiag.train.runs.assembly import RunSpec, assemble
-from specdiag.train.runs.folders import new_folder
+from specdiag.train.runs.batches import check_ranks
+from specdiag.train.runs.folders import new_folder, run_of
 from specdiag.train.runs.import_state import complete_arguments
 from specdiag.train.runs.overrides import (
     apply_request,
@@ -24,6 +26,7 @@ from specdiag.train.runs.overrides import (
     override_arguments,
     requested_total,
 )
+from specdiag.train.runs.rates import check_rate, stretched
 from specdiag.train.runs.request import Request
 from specdiag.train.runs.run import Run
 from specdiag.train.runs.schedule import ScheduleSpan
@@ -65,12 +68,18 @@ def import_run(request: Request) -> Run:
     if total is None:
         raise UsageError(f"the {foreign.kind} does not tell how long the run shall be: give steps_total=N")
     step = 0 if fresh else foreign.step
+    if foreign.random_states:
+        check_ranks(len(foreign.random_states), request, notes)
+    if foreign.lr is not None and foreign.steps_total is not None:
+        check_rate(settings.values, step, foreign.steps_total, foreign.lr)
+        notes += stretched(settings.values, step, foreign.steps_total, total)
     if total <= step:
         raise UsageError(
             f"{source.name} is at step {step}, and nothing is left to do until {total}: give steps_total=N"
         )
-    folder = source if source.is_dir() else source.parent
-    run = new_folder(request.out or Path(f"{folder.name}-continued"), single_file(source) or folder)
+    metadata = metadata_of(source)
+    folder = home_of(metadata) if metadata is not None else source if source.is_dir() else source.parent
+    run = new_folder(request.out or Path(f"{run_of(folder).name}-continued"), single_file(source) or folder)
     config: Any = foreign.model.config
     recipe = Recipe(
         title="", source="", task="causal-lm", data=tuple(pin(request.data)),

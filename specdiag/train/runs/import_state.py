@@ -8,6 +8,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from specdiag.errors import UsageError
 from specdiag.train.checkpoints.trainer import CrashSafeTrainer
+from specdiag.train.foreign.distributed import FUSED
 from specdiag.train.foreign.foreign import Foreign
 from specdiag.train.foreign.moments import load_moments
 from specdiag.train.recipe import Recipe
@@ -43,7 +44,10 @@ def complete_arguments(foreign: Foreign, settings: TrainerArguments) -> TrainerA
     for name, value in DEFAULT_ARGUMENTS.items():
         if name not in values:
             values[name], origin[name] = value, "default"
-    values["optim"], origin["optim"] = ("adamw_torch" if foreign.optimizer == "adamw" else COUPLED), foreign.kind
+    if foreign.optimizer != "adamw":
+        values["optim"], origin["optim"] = COUPLED, foreign.kind
+    elif values.get("optim") != FUSED:
+        values["optim"], origin["optim"] = "adamw_torch", foreign.kind
     return TrainerArguments(values, origin, list(settings.notes))
 
 
@@ -82,6 +86,9 @@ def save_imported_state(trainer: CrashSafeTrainer, foreign: Foreign, recipe: Rec
     trainer.state.train_batch_size = trainer.args.train_batch_size
     trainer.state.compute_steps(trainer.args, recipe.steps_total)
     if saves:
+        same_ranks = len(foreign.random_states) == int(trainer.args.world_size)
+        trainer.random_states = foreign.random_states if same_ranks else ()
         trainer.save_now()
+        trainer.random_states = ()
     trainer.lr_scheduler = None  # created again and loaded when training begins
     return note

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import torch
 
 from specdiag.decay.plan import DecayPlan, load_plan
 from specdiag.errors import MissingExtraError, SourceError, UsageError
@@ -35,14 +34,14 @@ from specdiag.train.tasks.loading import load_task, reads_text, vocabulary_of, w
 from specdiag.train.tasks.task import tasks_of
 
 try:
-    from transformers import TrainingArguments, get_scheduler
-
     from specdiag.train.foreign.reading import is_foreign
     from specdiag.train.models.building import read_config, trained_model
-    from specdiag.train.ranks import count_ranks, one_rank_first
+    from specdiag.train.ranks import one_rank_first
     from specdiag.train.runs.assembly import RunSpec, assemble
+    from specdiag.train.runs.batches import check_ranks
     from specdiag.train.runs.begin import begin
     from specdiag.train.runs.import_run import import_run
+    from specdiag.train.runs.rates import stretched
     from specdiag.train.runs.run import Run
     from specdiag.train.sharding import check_launch
 except ImportError as error:
@@ -81,7 +80,8 @@ def prepare(request: Request) -> Run:
     settings = _settings(start, checkpoint, request, notes)
     steps_total = _steps_total(start, checkpoint, request, settings, notes)
     run = start.in_place or new_folder(request.out or Path(f"{run_of(checkpoint).name}-continued"), checkpoint)
-    _check_ranks(start, checkpoint, request, notes)
+    if not start.fresh:
+        check_ranks(max(1, len(list(checkpoint.glob("rng_state_*.pth")))), request, notes)
     config = read_config(checkpoint)
     recipe = msgspec.structs.replace(
         _own_recipe(start) or Recipe(title="", source="", task=request.task or _task(checkpoint, config), optimizer="",
@@ -193,12 +193,7 @@ def _steps_total(start: Start, checkpoint: Path, request: Request, settings: Tra
             raise UsageError(f"{done}: steps_total={total} is over; give a larger one, or extend=N")
         raise UsageError(f"{done}, the run is finished: go on with extend=N")
     before = total_at(_schedule(start, checkpoint), start.step) or planned
-    if total != before:
-        new = _rate(settings.values, start.step + 1, total)
-        notes.append(
-            f"The {settings.values['lr_scheduler_type']} schedule spans {total} steps instead of {before}: step "
-            f"{start.step + 1} has the lr that was saved, step {start.step + 2} has {new:.3g}."
-        )
+    notes += stretched(settings.values, start.step, before, total)
     return total
 
 
@@ -209,22 +204,6 @@ def _schedule(start: Start, checkpoint: Path) -> tuple[ScheduleSpan, ...]:
     if start.own is not None:
         return start.own.schedule
     return (ScheduleSpan(step=0, steps_total=int(read_state(checkpoint)["max_steps"])),)
-
-
-def _rate(settings: Mapping[str, Any], step: int, total: int) -> float:
-    """Return the lr at a step if the schedule spans `total` steps."""
-    peak = float(settings["learning_rate"])
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=peak)
-    arguments = TrainingArguments(warmup_steps=settings.get("warmup_steps", 0), use_cpu=True, report_to="none")
-    schedule = get_scheduler(
-        settings["lr_scheduler_type"],
-        optimizer,
-        num_warmup_steps=arguments.get_warmup_steps(total),
-        num_training_steps=total,
-        scheduler_specific_kwargs=settings.get("lr_scheduler_kwargs"),
-    )
-    rates: Any = getattr(schedule, "lr_lambdas", None)
-    return peak * rates[0](step) if rates else peak
 
 
 def _task(checkpoint: Path, config: Any) -> str:
@@ -251,27 +230,6 @@ def _check_data(start: Start, checkpoint: Path, request: Request, data: Data, no
             "allow_data_shift=True"
         )
     notes += [f"Other data than before: {change}." for change in changed]
-
-
-def _check_ranks(start: Start, checkpoint: Path, request: Request, notes: list[str]) -> None:
-    if start.fresh:
-        return
-    before, now = max(1, len(list(checkpoint.glob("rng_state_*.pth")))), count_ranks()
-    if before == now:
-        return
-    if not request.allow_data_shift:
-        raise UsageError(
-            f"the run was trained by {_processes(before)} and this is {now}, which see other batches: "
-            "allow_data_shift=True takes that"
-        )
-    notes.append(
-        f"The run was trained by {_processes(before)} and this is {now}: at the same per_device_train_batch_size a "
-        f"step has {now}/{before} of their blocks."
-    )
-
-
-def _processes(n: int) -> str:
-    return f"{n} process" if n == 1 else f"{n} processes"
 
 
 def _decay(

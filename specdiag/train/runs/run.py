@@ -16,10 +16,11 @@ from specdiag.system.folder_lock import FolderLock
 from specdiag.train.callbacks.divergence import Divergence
 from specdiag.train.callbacks.evaluation import EvaluationCallback, LastEvaluation
 from specdiag.train.callbacks.norms import NormWatchCallback
-from specdiag.train.callbacks.run_log import Decays, RunLogCallback, StopCallback
+from specdiag.train.callbacks.run_log import Decays, RunLogCallback
+from specdiag.train.callbacks.stop import StopCallback
 from specdiag.train.checkpoints.trainer import CrashSafeTrainer
 from specdiag.train.data.tokens import Data
-from specdiag.train.ranks import one_rank_first
+from specdiag.train.ranks import one_rank_first, together
 from specdiag.train.runs.config import RunConfig, save_config
 from specdiag.train.runs.outcome import Outcome, forget_divergence, load_outcome, save_outcome, spike_share
 from specdiag.train.runs.trainer_arguments import TrainerArguments
@@ -128,10 +129,11 @@ class Run:
         divergence: Divergence,
     ) -> Result:
         trainer, stop = self.trainer, StopCallback()
-        if self.in_place and trainer.is_world_process_zero():
-            save_config(self.folder, self.config)
-            forget_divergence(self.folder)
-        log = RunLogCallback(self.folder, self.rule, on_first, on_log)
+        with together():
+            if self.in_place and trainer.is_world_process_zero():
+                save_config(self.folder, self.config)
+                forget_divergence(self.folder)
+        log = RunLogCallback(self.folder, self.rule, on_first, on_log, stop.fail)
         for unwanted in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(unwanted)
         every = self.config.recipe.norms_every
@@ -176,8 +178,9 @@ class Run:
             held_out_after=after,
             diverged=None if divergence.at is None else self._describe_divergence(divergence),
         )
-        if trainer.is_world_process_zero():
-            self._save_outcome(result, divergence.at)
+        with together():
+            if trainer.is_world_process_zero():
+                self._save_outcome(result, divergence.at)
         return result
 
     def _describe_divergence(self, divergence: Divergence) -> str:
@@ -191,8 +194,10 @@ class Run:
             for name, value in evaluated.items()
             if name.startswith("eval_") and not name.endswith(_SPEED)
         }
-        if self.trainer.is_world_process_zero():
-            append_log(self.folder / LOG_NAME, [entry(step, RUN, f"eval_{name}", metrics[name]) for name in metrics])
+        with together():
+            if self.trainer.is_world_process_zero():
+                entries = [entry(step, RUN, f"eval_{name}", metrics[name]) for name in metrics]
+                append_log(self.folder / LOG_NAME, entries)
         return metrics
 
     def _save_outcome(self, result: Result, diverged_at: int | None) -> None:

@@ -74,12 +74,6 @@ def find_start(source: Path, *, fresh: bool, branch: bool, dry: bool = False) ->
     if checkpoints_of(source):
         checkpoint, notes = _newest(source)
         return _start_at(checkpoint, None, None, fresh, notes, whole=True)
-    chunks = chunks_in(source)
-    if not has_weights(source) and chunks is not None:
-        raise UsageError(
-            f"'{source}' keeps its weights as chunks in {chunks}, from which a run can start and not go on: name "
-            f"'{source / chunks}' with fresh_optimizer=True"
-        )
     if not has_weights(source):
         raise SourceError(f"'{source}' holds no checkpoint-N and no weights")
     parent = load_config(source.parent)

@@ -63,9 +63,29 @@ def read_arguments(checkpoint: Path) -> TrainerArguments:
         SourceError: a file is missing, damaged, or wants to run code.
         UsageError: the run used a feature that cannot be continued here.
     """
-    arguments = _load_arguments(checkpoint / ARGUMENTS)
+    found = imported_arguments(checkpoint / ARGUMENTS)
+    run = read_run(checkpoint)
+    for name, source in (("learning_rate", "peak_lr"), ("weight_decay", "weight_decay")):
+        value = None if run is None else getattr(run, source)
+        if run is not None and value is not None:
+            found.values[name], found.origin[name] = value, run.origin[source]
+    return found
+
+
+def imported_arguments(path: Path, *, sharded: bool = False) -> TrainerArguments:
+    """Read the arguments that a run takes over.
+
+    Args:
+        path: training_args.bin.
+        sharded: True if the checkpoint has the whole model although FSDP sharded it.
+
+    Raises:
+        SourceError: the file is missing, damaged, or wants to run code.
+        UsageError: the run used a feature that cannot be continued here.
+    """
+    arguments = _load_arguments(path)
     for name in _UNSUPPORTED:
-        if getattr(arguments, name, None):
+        if getattr(arguments, name, None) and not (sharded and name == "fsdp"):
             raise UsageError(f"the run used {name}, which is not continued here: use AlphaDecayCallback in its script")
     values = {name: _plain(getattr(arguments, name, None)) for name in _IMPORTED}
     ratio = getattr(arguments, "warmup_ratio", None)
@@ -75,11 +95,6 @@ def read_arguments(checkpoint: Path) -> TrainerArguments:
         values[_RECOMPUTING[0]] = True
     values = {name: value for name, value in values.items() if value is not None}
     origin = dict.fromkeys(values, ARGUMENTS)
-    run = read_run(checkpoint)
-    for name, source in (("learning_rate", "peak_lr"), ("weight_decay", "weight_decay")):
-        value = None if run is None else getattr(run, source)
-        if run is not None and value is not None:
-            values[name], origin[name] = value, run.origin[source]
     notes = [f"{name} of the run is not taken over." for name in _NOT_IMPORTED if getattr(arguments, name, None)]
     return TrainerArguments(values, origin, notes)
 
