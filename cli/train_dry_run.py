@@ -32,11 +32,12 @@ def show_dry_run(prepare: Callable[[Path], Run], compare: str | None, after: Aft
         SourceError: as for the run itself.
         ComputationError: the loss is not finite, or a checkpoint would not fit on the disk.
     """
-    from specdiag.train.runs.dry_run import refuse_ranks, try_run
+    from specdiag.train.ranks import refuse_ranks
+    from specdiag.train.runs.dry_run import try_run
     from specdiag.train.runs.folders import new_folder
     from specdiag.train.runs.rival import existing_rival
 
-    refuse_ranks()
+    refuse_ranks("--dry-run")
     with tempfile.TemporaryDirectory(prefix="specdiag-dry-run-") as scratch:
         run = prepare(Path(scratch))
         if compare is not None:

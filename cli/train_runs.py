@@ -175,9 +175,11 @@ def _train(run: Run, after: After, *, alone: bool) -> Result:
 
 def _sweep(recipe: Recipe, grid: str, out: Path, after: After) -> None:
     from specdiag.system.folder_lock import FolderLockedError
+    from specdiag.train.ranks import refuse_ranks
     from specdiag.train.runs.leaderboard import is_finished, rank
     from specdiag.train.runs.sweep import balance_of, parse_grid, prepared, tabulate
 
+    refuse_ranks("--sweep")
     runs, locked = prepared(recipe, parse_grid(grid), out), list[Path]()
     for number, (folder, prepare) in enumerate(runs.values(), 1):
         name = f"{number}/{len(runs)}: '{folder.name}'"

@@ -24,7 +24,7 @@ def gather(tensor: torch.Tensor, ranks: Collection[int]) -> torch.Tensor | None:
     """Put a tensor together where it is needed. Collective: every process of its mesh calls it, in the same order.
 
     Shards on one axis of a mesh travel to a single rank alone, once each. Any other placement, or several ranks, makes
-    the whole tensor on all of them. Memory is taken before anything travels, so that all raise where one has too little.
+    the whole tensor on all of them. Memory is taken before anything travels: all raise where one has too little.
 
     Args:
         tensor: a DTensor; a plain tensor is returned as it is.

@@ -11,12 +11,26 @@ import torch.distributed as dist
 from accelerate import PartialState
 
 from specdiag.analysis.processes import Ranks, agreement
+from specdiag.errors import UsageError
 from specdiag.system.folder_lock import FolderLock
 
 
 def count_ranks() -> int:
     """Return the number of processes that train together. Joins them if they are not joined yet."""
     return _state().num_processes
+
+
+def refuse_ranks(what: str) -> None:
+    """Refuse what one process does.
+
+    Args:
+        what: "a dry run", for the message.
+
+    Raises:
+        UsageError: more than one process trains.
+    """
+    if count_ranks() > 1:
+        raise UsageError(f"{what} is for one process: start it without torchrun or accelerate launch")
 
 
 def own_rank() -> int:

@@ -39,6 +39,8 @@ _UNSUPPORTED_SETTINGS = (
     "load_best_model_at_end", "metric_for_best_model", "greater_is_better", "push_to_hub",
 )  # fmt: skip
 """Arguments of the Trainer that have no effect on a run, which has its own evaluation, saving and progress."""
+_LAUNCHED = ("fsdp", "fsdp_config", "deepspeed", "parallelism_config")
+"""Arguments of the Trainer that divide a model among processes."""
 _MAY_BE_INFINITE = ("max_grad_norm",)
 _BEYOND = 1 << 63
 """First integer that is too large."""
@@ -204,6 +206,12 @@ def check_settings(settings: Mapping[str, object]) -> None:
         raise UsageError(
             f"'{unused}' is no setting here: a run is evaluated before the first step, every eval_every steps and "
             "after the last, saves every save_steps in its own folder, and shows its own progress"
+        )
+    launched = next((name for name in settings if name in _LAUNCHED), None)
+    if launched is not None:
+        raise UsageError(
+            f"'{launched}' is no setting here: FSDP2 is asked for by accelerate launch --use_fsdp --fsdp_version 2, and "
+            "specdiag does not train with DeepSpeed or a parallelism config"
         )
     types: Table = {field.name: field.type for field in fields(TrainingArguments)}
     _check_names(settings, "argument of the Trainer", types)

@@ -1,4 +1,4 @@
-"""The state of an optimizer in a checkpoint of torch.distributed.checkpoint, which names parameters and numbers none."""
+"""The state of an optimizer in a checkpoint of torch.distributed.checkpoint, by the names of its parameters."""
 
 from __future__ import annotations
 

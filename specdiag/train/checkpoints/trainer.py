@@ -26,6 +26,8 @@ try:
 except ImportError as error:
     raise MissingExtraError("training needs transformers: pip install transformers accelerate") from error
 
+_UNSAVED = (OSError, RuntimeError, MemoryError, SafetensorError, ComputationError)
+"""Errors of saving. torch raises RuntimeError on a full disk."""
 _SLACK = 1 << 20
 """Approximate bytes of a checkpoint besides its tensors."""
 
@@ -41,7 +43,7 @@ class CrashSafeTrainer(Trainer):
         companions: files that are copied into every checkpoint. A tokenizer among them is not given to the Trainer,
             which would write its special tokens into the model's configuration.
         make_optimizer: makes the optimizer for the model; None for the Trainer's own.
-        random_states: files of random numbers, by rank, that the next checkpoint gets in the place of this process's own.
+        random_states: files of random numbers, by rank, that checkpoints get in the place of this process's own.
         divergence: checks losses and weights; None for no checks.
     """
 
@@ -146,14 +148,9 @@ class CrashSafeTrainer(Trainer):
             with together():
                 if self.is_world_process_zero():
                     publish(run, step)
-        except (
-            OSError,
-            RuntimeError,
-            MemoryError,
-            SafetensorError,
-            ComputationError,
-        ) as error:  # torch raises RuntimeError on a full disk
-            shutil.rmtree(run / STAGING, ignore_errors=True)
+        except _UNSAVED as error:
+            if self.is_world_process_zero():  # not where it was killed: the next start says so
+                shutil.rmtree(run / STAGING, ignore_errors=True)
             reason = str(error).partition("\n")[0]
             raise ComputationError(
                 f"checkpoint-{step} could not be saved ({reason}); the checkpoints before it, if any, are whole: free "

@@ -1,4 +1,4 @@
-"""Reads checkpoints of torch.distributed.checkpoint: its users' own, accelerate's, and those of a Trainer under FSDP."""
+"""Reads checkpoints of torch.distributed.checkpoint: plain ones, accelerate's, and those of a Trainer under FSDP."""
 
 from __future__ import annotations
 

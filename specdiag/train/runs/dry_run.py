@@ -12,10 +12,9 @@ from typing import Any, cast
 import torch
 from transformers import TrainerControl
 
-from specdiag.errors import ComputationError, UsageError
+from specdiag.errors import ComputationError
 from specdiag.train.callbacks.run_log import Decays, RunLogCallback
 from specdiag.train.checkpoints.trainer import CrashSafeTrainer, n_bytes, state_tensors
-from specdiag.train.ranks import count_ranks
 from specdiag.train.runs.run import Run
 
 _PATIENCE = 30.0
@@ -52,16 +51,6 @@ class DryRun:
     def seconds(self) -> float:
         """Seconds of all steps and evaluations, without saving, loading of data and measuring of exponents."""
         return self.steps * self.step_seconds + self.evaluations * self.eval_seconds
-
-
-def refuse_ranks() -> None:
-    """Refuse a dry run of several processes.
-
-    Raises:
-        UsageError: more than one process trains.
-    """
-    if count_ranks() > 1:
-        raise UsageError("a dry run is one process: start it without torchrun or accelerate launch")
 
 
 def try_run(run: Run) -> DryRun:
