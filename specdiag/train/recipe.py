@@ -210,7 +210,7 @@ def check_settings(settings: Mapping[str, object]) -> None:
     launched = next((name for name in settings if name in _LAUNCHED), None)
     if launched is not None:
         raise UsageError(
-            f"'{launched}' is no setting here: FSDP2 is asked for by accelerate launch --use_fsdp --fsdp_version 2, and "
+            f"'{launched}' is no setting here: accelerate launch asks for FSDP2 with use_fsdp and fsdp_version=2, and "
             "specdiag does not train with DeepSpeed or a parallelism config"
         )
     types: Table = {field.name: field.type for field in fields(TrainingArguments)}

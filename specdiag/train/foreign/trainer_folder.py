@@ -1,4 +1,4 @@
-"""What a Trainer keeps beside the chunks of its model and optimizer: its step, arguments and random numbers."""
+"""Reads the files that a Trainer keeps beside the chunks of its model and optimizer: step, arguments, random numbers."""
 
 from __future__ import annotations
 

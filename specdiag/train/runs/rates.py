@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from transformers import TrainingArguments, get_scheduler
 
 from specdiag.errors import UsageError
+from specdiag.files import Table
 
 _TOLERANCE = 1e-6
 
 
-def rate_of(settings: Mapping[str, Any], step: int, total: int) -> float:
+def rate_of(settings: Table, step: int, total: int) -> float:
     """Return the lr of the step after `step`.
 
     Args:
@@ -35,7 +35,7 @@ def rate_of(settings: Mapping[str, Any], step: int, total: int) -> float:
     return peak * rates[0](step) if rates else peak
 
 
-def stretched(settings: Mapping[str, Any], step: int, before: int, total: int) -> list[str]:
+def stretched(settings: Table, step: int, before: int, total: int) -> list[str]:
     """Say that a schedule spans another number of steps than before; nothing where it does not.
 
     Args:
@@ -52,7 +52,7 @@ def stretched(settings: Mapping[str, Any], step: int, before: int, total: int) -
     ]
 
 
-def check_rate(settings: Mapping[str, Any], step: int, total: int, saved: float) -> None:
+def check_rate(settings: Table, step: int, total: int, saved: float) -> None:
     """Check that a schedule gives the lr that was saved with an optimizer.
 
     Args:
