@@ -1,4 +1,4 @@
-"""Reads the files that a Trainer keeps beside the chunks of its model and optimizer: step, arguments, random numbers."""
+"""Reads what a Trainer keeps beside the chunks of its model and optimizer: step, arguments, random numbers."""
 
 from __future__ import annotations
 
