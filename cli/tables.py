@@ -131,9 +131,9 @@ def record_table(records: Iterable[ModuleRecord], title: str, width: int, key: s
 
 
 def depth_table(records: Sequence[ModuleRecord], basis: str, width: int) -> Group | None:
-    """Median exponent by role and depth, the layers in at most six bins; None where no matrix has a layer."""
+    """Median exponent by role and depth, the layers in at most six bins; None where no matrix of a layer has one."""
     placed = [r for r in records if r.layer is not None and r.family in ("attention", "mlp")]
-    if not placed:
+    if all(getattr(r, basis) is None for r in placed):
         return None
     last = max(r.layer or 0 for r in placed)
     size = -(-(last + 1) // DEPTH_BINS)

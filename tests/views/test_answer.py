@@ -100,3 +100,12 @@ def test_the_command_begins_with_it(minilm, tmp_path):
     assert f"next: specdiag recommend {tmp_path / 'r.json'}" in done.stderr
     assert "MLP - attention per layer" not in done.stdout
     assert "MLP - attention per layer" in execute("analyze", tmp_path / "r.json", "--all").stdout
+
+
+def test_a_table_without_a_number_is_not_shown(trained, tmp_path):
+    broken = {name: torch.full_like(w, torch.nan) for name, w in trained.items()}
+    said = []
+    for name, state in (("whole", trained), ("broken", broken)):
+        path = specdiag.analyze(state).save(tmp_path / f"{name}.json")
+        said.append("by role and layer" in execute("analyze", path).stdout)
+    assert said == [True, False]
