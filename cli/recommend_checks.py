@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import typer
@@ -44,11 +45,15 @@ def run_beside(source: str) -> Path | None:
     return path if path.is_dir() else None
 
 
+_REPORT = re.compile(rb'\{"schema":\d+,"source":')
+"""The beginning of a report, and not of a comparison."""
+
+
 def newest_report() -> str:
     """The newest saved report of this directory."""
-    from specdiag.report import is_report
+    from specdiag.files import read_start
 
-    found = [path for path in Path().glob("*.json") if is_report(path)]
+    found = [path for path in Path().glob("*.json") if _REPORT.match(read_start(path, 64))]
     if not found:
         raise SourceError("there is no saved report in this directory: name a SOURCE, or run 'specdiag analyze' first")
     newest = max(found, key=lambda path: path.stat().st_mtime)

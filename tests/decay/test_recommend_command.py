@@ -141,6 +141,7 @@ def test_command_on_the_newest_report(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "no saved report in this directory" in empty.stderr
     PAPER.save(tmp_path / "made.specdiag.json")
     Path("plan.json").write_text("{}")
+    specdiag.compare(PAPER, PAPER).save(tmp_path / "later.json")
     result = run("--weight-decay", "0.1", "-o", "plan.json", "--clip", "5", "95")
     assert result.exit_code == 0, result.output
     assert "taking the newest report here, made.specdiag.json" in result.stderr
