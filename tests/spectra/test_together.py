@@ -6,6 +6,7 @@ import torch
 
 import specdiag
 from specdiag.analysis import measuring
+from specdiag.errors import SourceError
 from specdiag.spectra.eigenvalues import spectrum
 from specdiag.spectra.float_types import FLOAT_TYPES
 from specdiag.spectra.scan import scan, scans
@@ -56,6 +57,22 @@ def test_rows_do_not_depend_on_their_company(monkeypatch):
     assert together.records == alone.records
     for key in (record.key for record in together if record.status != "nonfinite"):
         assert np.array_equal(together.eigenvalues(key), alone.eigenvalues(key))
+
+
+def test_one_that_cannot_be_read_costs_no_other(monkeypatch):
+    weights = {f"model.layers.{i}.self_attn.q_proj.weight": noise(2, 2, seed=i) for i in range(4)}
+    lost = "model.layers.2.self_attn.q_proj.weight"
+
+    def read(tensor, index):
+        if tensor.name == lost:
+            raise SourceError("the share is gone")
+        return tensor.read(index)
+
+    whole = specdiag.analyze(weights)
+    monkeypatch.setattr(measuring, "read_once", read)
+    report = specdiag.analyze(weights)
+    assert report[lost].status == "failed"
+    assert [r for r in report if r.key != lost] == [r for r in whole if r.key != lost]
 
 
 def noise(*shape, seed=0):
