@@ -69,3 +69,10 @@ def test_four_sources(parents):
     assert found.between("D", "B").verdict == "derived"
     with pytest.raises(KeyError):
         found.between("A", "A")
+
+
+def test_copies_of_one_model_are_no_mix_of_each_other():
+    base = llama()
+    rounded = {name: value.half().float() for name, value in base.items()}
+    name = next(name for name in base if "layers.3.mlp.down_proj" in name)
+    assert mixes(base, base | {name: 1.01 * base[name]}, rounded) == ()
