@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from platform import python_version
@@ -32,7 +32,7 @@ import torch
 from report import processor
 from study_design import HEADLINE_SIZES, TUNING_SEEDS
 from study_order import Cell, due
-from study_run import Stopped, Task, Training, prepare, run
+from study_run import Stopped, Task, Training, outline, prepare, run
 
 from specdiag.system.distributions import version
 
@@ -40,7 +40,7 @@ ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "benchmarks" / "results" / "study.json"
 DOCS = ROOT / "docs" / "study.md"
 STATES = ROOT / "build" / "study"
-_TIMED_STEPS = 5
+_TIMED_STEPS, _TIMED_SECONDS = 5, 10.0
 
 Runs = dict[str, dict[str, Any]]
 
@@ -53,11 +53,12 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     ends = math.inf if options.budget is None else time.monotonic() + options.budget
     sizes = (options.size,) if options.size else HEADLINE_SIZES
-    tasks = {n: prepare(n, tuple(options.data or ()), options.states, torch.device(options.device)) for n in sizes}
-    check_data(load(options.out), tasks)
-    for task in tasks.values():
-        print(cost(task, load(options.out)), file=sys.stderr, flush=True)
+    device = torch.device(options.device)
+    for name in sizes:
+        print(cost(outline(name, device), load(options.out)), file=sys.stderr, flush=True)
     if not options.estimate:
+        tasks = {name: prepare(name, tuple(options.data or ()), options.states, device) for name in sizes}
+        check_data(load(options.out), tasks)
         go_on(tasks, options.out, options.states, ends)
     print(study_tables.summary(load(options.out), sizes))
 
@@ -117,15 +118,17 @@ def check_data(runs: Runs, tasks: Mapping[str, Task]) -> None:
 
 
 def cost(task: Task, runs: Runs) -> str:
-    """Say how many runs are left and how long they take here, by the time of a few steps."""
+    """Say how many runs are left and how long they take here, by the time of a few forward and backward passes."""
     cell = Cell(task.name, "alphadecay", task.size.lrs[0], 1.0, TUNING_SEEDS[0])
-    training = Training(cell, task)
+    size = task.size
+    training = Training(cell, replace(task, size=replace(size, batch=size.micro)))
     training.step()
-    started = time.process_time() if task.device.type == "cpu" else time.monotonic()
-    for _ in range(_TIMED_STEPS):
+    clock = time.process_time if task.device.type == "cpu" else time.monotonic
+    started, timed = clock(), 0
+    while timed < _TIMED_STEPS and clock() - started < _TIMED_SECONDS:
         training.step()
-    now = time.process_time() if task.device.type == "cpu" else time.monotonic()
-    hours = (now - started) / _TIMED_STEPS * task.steps / 3600
+        timed += 1
+    hours = (clock() - started) / timed * size.batch / size.micro * task.steps / 3600
     headline, everything = (_left(task.name, losses(runs), explore=explore) for explore in (False, True))
     return (
         f"{task.name}: {task.n_parameters:,} weights, {task.steps:,} steps, {hours:.2f} h a run; "

@@ -7,11 +7,12 @@ import sysconfig
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import torch
 from study_arms import RULES, Stepped
 from study_design import ARMS, Size, size_of
@@ -21,7 +22,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 import specdiag
 from specdiag.decay.schedules import Schedule, cosine, linear
-from specdiag.train.data.blocks import Blocks
+from specdiag.train.data.blocks import Blocks, all_blocks
 from specdiag.train.data.tokenizers import open_tokenizer
 from specdiag.train.data.tokens import load_data
 
@@ -75,9 +76,24 @@ def prepare(name: str, data: tuple[str, ...], folder: Path, device: torch.device
     )  # fmt: skip
     assert isinstance(loaded.train, Blocks)
     assert isinstance(loaded.held_out, Blocks)
+    return replace(
+        outline(name, device), train=loaded.train, held_out=loaded.held_out, digest=loaded.fingerprint.digest
+    )
+
+
+def outline(name: str, device: torch.device) -> Task:
+    """Count weights and steps of a size. Its data are as many random blocks as one forward pass takes.
+
+    Args:
+        name: of a size.
+        device: for training.
+    """
+    size = size_of(name)
     n = sum(p.numel() for p in _model(size, torch.device("meta")).parameters())
     steps = math.ceil(size.tokens_per_parameter * n / (size.batch * size.block))
-    return Task(name, size, loaded.train, loaded.held_out, loaded.fingerprint.digest, steps, n, device)
+    tokens = np.random.default_rng(0).integers(int(str(size.config["vocab_size"])), size=size.micro * size.block)
+    blocks = all_blocks(tokens.astype(np.uint32), size.block, "random tokens")
+    return Task(name, size, blocks, blocks, "", steps, n, device)
 
 
 def _library(folder: Path) -> Path:

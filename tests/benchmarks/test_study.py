@@ -138,6 +138,17 @@ def cell(arm, total=2.0):
     return order.Cell("tiny", arm, 4e-3, total, 0)
 
 
+def test_cost_needs_no_data_and_counts_every_forward_pass_of_a_step(task, monkeypatch):
+    """Data of a GPU's size take hours to load, and a step of theirs many passes."""
+    outline = runs.outline("tiny", torch.device("cpu"))
+    assert (outline.n_parameters, outline.size) == (task.n_parameters, task.size)
+    assert len(outline.train) == outline.size.micro == outline.size.batch / 2
+    ticks = iter(range(0, 10_000, 9))
+    monkeypatch.setattr(study.time, "process_time", lambda: next(ticks))
+    said = study.cost(replace(outline, steps=100), {})
+    assert f"{task.n_parameters:,} weights, 100 steps, {2 * 27 * 100 / 3600:.2f} h a run" in said
+
+
 def test_a_stopped_run_ends_as_an_uninterrupted_one(task, tmp_path):
     whole = runs.run(cell("preserved"), task, tmp_path / "a.pt", lambda: False)
     asked = 0
