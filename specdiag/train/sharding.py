@@ -33,7 +33,7 @@ def check_launch() -> None:
     """Check what accelerate launch asks for, before a model is loaded. Each process then loads the whole model.
 
     Raises:
-        UsageError: it asks for DeepSpeed, Megatron-LM, a parallelism config or FSDP1.
+        UsageError: it asks for DeepSpeed, Megatron-LM, a parallelism config, FSDP1 or CPU offload.
     """
     asked = next((what for variable, what in _REFUSED.items() if _is_set(variable)), None)
     if asked is not None:
@@ -47,6 +47,10 @@ def check_launch() -> None:
     if version != "2":
         raise UsageError(
             f"accelerate launch asks for FSDP{version}, which shows pieces of weights only: set fsdp_version=2"
+        )
+    if _is_set("FSDP_OFFLOAD_PARAMS"):
+        raise UsageError(
+            "accelerate launch asks for CPU offload, with which specdiag does not train: set fsdp_offload_params=false"
         )
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"  # else the weights of all ranks but one are no numbers yet
 
@@ -62,7 +66,9 @@ def shard(accelerator: Accelerator) -> bool:
     """
     state = accelerator.state
     if _is_set(_ASKED) and count_ranks() > 1 and state.distributed_type == DistributedType.MULTI_CPU:
-        state.fsdp_plugin = FullyShardedDataParallelPlugin()
+        plugin = state.fsdp_plugin = FullyShardedDataParallelPlugin()
+        if accelerator.mixed_precision != "no":
+            plugin.set_mixed_precision(accelerator.mixed_precision)
         state.distributed_type = DistributedType.FSDP
         PartialState().distributed_type = DistributedType.FSDP
     return getattr(state, "fsdp_plugin", None) is not None

@@ -15,6 +15,7 @@ from specdiag import UsageError
 from specdiag.dynamics.norm_log import load_norm_log
 from specdiag.train.checkpoints.inspect import defect
 from specdiag.train.runs.begin import begin
+from specdiag.train.runs.outcome import load_outcome
 from specdiag.train.runs.request import Request
 from specdiag.train.runs.resume import prepare
 
@@ -48,6 +49,18 @@ result = run.train()
 assert all(isinstance(p, DTensor) for p in run.trainer.model.parameters())
 assert result.step == 4
 assert result.held_out_after["loss"] < result.held_out_before["loss"]
+import msgspec, time
+from specdiag.train.runs import rival
+first = begin(recipe, folder / "first")
+if os.environ["RANK"] == "1":  # it looks when the other one has written
+    look = rival.existing_rival
+    rival.existing_rival = lambda *arguments: time.sleep(1) or look(*arguments)
+rival.reserve_rival(first, "uniform", folder / "rival")
+assert (folder / "rival" / "specdiag_train.toml").exists()
+if first.lock is not None:
+    first.lock.release()
+half = msgspec.structs.replace(recipe, settings=recipe.settings | {"bf16": True})
+begin(half, folder / "half").train()
 wait_for_all()
 if os.environ["RANK"] == "0":
     for source, copy in (("sharded", "again"), ("sharded", "killed"), ("one", "wider")):
@@ -127,6 +140,12 @@ def test_the_weights_are_those_of_one_process(folder, run):
     assert defect(folder / run / "checkpoint-4") is None
 
 
+def test_bf16_acts_on_shards_too(folder):
+    losses = [load_outcome(folder / run).held_out["loss"] for run in ("half", "sharded")]
+    assert 1e-6 < abs(losses[0] / losses[1] - 1) < 1e-2
+    assert all(tensor.dtype == torch.float32 for tensor in weights(folder, "half").values())
+
+
 def test_it_goes_on_to_the_bit(folder):
     assert largest_difference(folder, "again", "sharded") == 0
     states = [torch.load(folder / run / "checkpoint-4" / "optimizer.pt") for run in ("again", "sharded", "one")]
@@ -186,6 +205,10 @@ def test_other_numbers_of_processes_are_named(folder):
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "asks for FSDP1, .* set fsdp_version=2"),
         ({"ACCELERATE_USE_DEEPSPEED": "true"}, "asks for DeepSpeed, with which specdiag does not train"),
         ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "asks for Megatron-LM"),
+        (
+            {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"},
+            "asks for CPU offload, .* set fsdp_offload_params=false",
+        ),
     ],
 )
 def test_what_else_accelerate_launch_asks_for_is_refused(tmp_path, monkeypatch, variables, message):

@@ -16,7 +16,7 @@ from specdiag.train.checkpoints.publish import STAGING
 from specdiag.train.data.tokenizers import KEPT, NO_TOKENIZER
 from specdiag.train.data.tokens import BYTES
 from specdiag.train.foreign.reading import is_foreign
-from specdiag.train.ranks import one_rank_first
+from specdiag.train.ranks import one_rank_first, wait_for_all
 from specdiag.train.recipe import Recipe
 from specdiag.train.runs.config import RunConfig, load_config, save_config
 from specdiag.train.runs.folders import new_folder
@@ -77,6 +77,7 @@ def reserve_rival(run: Run, rule: str, folder: Path) -> None:
         ComputationError: the checkpoint cannot be copied.
     """
     existing = existing_rival(run, rule, folder)
+    wait_for_all()  # a process that looked later would find what the first one writes
     if existing is not None and (checkpoints_of(folder) or existing.recipe.steps_total == run.steps_total):
         return
     config = run.config
