@@ -7,14 +7,14 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from math import prod
-from typing import TYPE_CHECKING, Never
+from typing import TYPE_CHECKING
 
 import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from specdiag.analysis.function import Balanced, needed, with_function, with_gauge_shift
-from specdiag.analysis.options import ANALYSIS, AnalysisOptions, DType, Method
+from specdiag.analysis.options import AnalysisOptions, DType, Method
 from specdiag.analysis.processes import RankLost, Ranks, Rows, agreement
 from specdiag.analysis.provenance import record_provenance
 from specdiag.analysis.resume import finished_rows
@@ -29,7 +29,6 @@ from specdiag.errors import ComputationError, UsageError
 from specdiag.records import ModuleRecord, Provenance, Settings, Skipped, TailName
 from specdiag.report import SpectralReport, spectrum_key
 from specdiag.spectra.measure import Eigenvalues
-from specdiag.text import checks
 
 if TYPE_CHECKING:
     from specdiag.analysis.source import AnalysisSource
@@ -90,7 +89,6 @@ def analyze(
     partial_reports: Sequence[SpectralReport] = (),
     ranks: Ranks | None = None,
     progress: Callable[[Progress], None] | None = None,
-    **unknown: Never,
 ) -> SpectralReport:
     """Compute spectra, exponents and metrics of every weight matrix of a checkpoint, one matrix at a time.
 
@@ -134,10 +132,9 @@ def analyze(
         ranks: the processes that share the work, each of which makes this call; every one gets the whole report. For
             a model that is divided among processes (FSDP2, tensor parallelism) these are those of torch.distributed.
         progress: called after every matrix.
-        unknown: no other option exists, as where options are handed on to `analyze`.
 
     Raises:
-        UsageError: an option does not exist or makes no sense, or a pattern matches nothing.
+        UsageError: an option makes no sense, or a pattern matches nothing.
         SourceError: the source cannot be read, or holds nothing to analyse.
         RankFailed: another process could not begin its part.
         Interrupted: Ctrl-C; carries the partial report.
@@ -149,7 +146,6 @@ def analyze(
         2.2
     """
     start = time.perf_counter()
-    checks.names(unknown, ANALYSIS)
     divided = Ranks.of_training() if is_divided(source) else None
     with agreement(divided):
         options = AnalysisOptions.of(locals())

@@ -13,7 +13,7 @@ F = 2 psi - ln(1 + psi) - ln(1 + c1 psi)/c1 - ln(1 + c2 psi)/c2.
 from __future__ import annotations
 
 from functools import cache
-from math import exp, log
+from math import exp
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,9 +78,11 @@ def upper_edge(ratios: Ratios) -> float:
     a, b = ratios
     low, high = _FLATTEST
     for _ in range(_BISECTIONS):  # d ln w/d ln psi grows; SciPy's optimizers take as long to load as a small model
-        psi = exp((low + high) / 2)
+        middle = (low + high) / 2
+        psi = exp(middle)
         rises = psi / (1 + psi) + a * psi / (1 + a * psi) + b * psi / (1 + b * psi) > 1
-        low, high = (low, log(psi)) if rises else (log(psi), high)
+        low, high = (low, middle) if rises else (middle, high)
+    psi = exp(low)
     return (1 + psi) * (1 + a * psi) * (1 + b * psi) / psi
 
 

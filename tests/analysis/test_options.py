@@ -106,7 +106,7 @@ def test_the_other_side_of_a_report_samples_the_same_experts(tmp_path):
 
 @pytest.mark.parametrize(
     "call",
-    [specdiag.analyze, specdiag.audit, specdiag.recommend, lambda s, **kw: specdiag.compare(s, s, **kw), specdiag.trajectory,
+    [specdiag.audit, specdiag.recommend, lambda s, **kw: specdiag.compare(s, s, **kw), specdiag.trajectory,
      lambda s, **kw: specdiag.watch(s, **kw)],
 )  # fmt: skip
 def test_a_misspelt_option_is_named_with_what_was_meant(tmp_path, call):
