@@ -8,7 +8,7 @@ from math import pi
 from statistics import fmean, median
 
 from specdiag.comparison.records import Comparison, ModuleChange
-from specdiag.comparison.replaced import is_rounding, replaced, replacements, scaled, storage
+from specdiag.comparison.replaced import all_replaced, is_rounding, replaced, replacements, scaled, storage
 from specdiag.text.counts import counted, percent
 from specdiag.text.names import listed
 
@@ -101,9 +101,9 @@ def _how_far(comparison: Comparison, *, is_rest: bool) -> str:
         )
     else:
         moved = f"{changed} of {n} matrices changed"
-    n_replaced = len(replaced(comparison))
-    if n_replaced == n > 1:
-        return f"None of {n} matrices resembles its counterpart: trained apart, or neurons in another order."
+    n_replaced = sum(not _faults(m) for m in replaced(comparison))
+    if n_replaced == len(comparison.modules) > 1:
+        return all_replaced(comparison)
     if n_replaced:
         moved += ": replaced, not tuned" if n_replaced == changed else f", {n_replaced} of them replaced, not tuned"
     if comparison.relative_change is not None:
@@ -135,7 +135,7 @@ def facts(comparison: Comparison) -> Iterator[tuple[str, str]]:
     tuned = [m for m in moved if m.name not in odd and not _faults(m)]
     if moved:
         yield "Changed most", _most(moved)
-        if depth := _depth(tuned):
+        if not is_rounding(changed) and (depth := _depth(tuned)):
             yield "By layer", depth
     energies = [(m, e) for m in tuned if m.delta is not None and (e := m.delta.energy(_RANK)) is not None]
     if energies and not is_rounding(changed):

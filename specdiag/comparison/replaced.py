@@ -21,7 +21,10 @@ _LEAST_SCALE = 1e-3
 """Change of a scale from which it is named."""
 _ROUNDING = {"F32": 2.0**-24, "F16": 2.0**-11, "BF16": 2.0**-8, "F8_E4M3": 2.0**-4, "F8_E5M2": 2.0**-3}
 """Largest relative error of rounding a normal number to a storage type."""
+_TYPICAL = 0.6
+"""Share of that error that rounding many values moves a matrix by, at most: 1/sqrt(3) where it is evenly spread."""
 _NAMED = 3
+_MOVED = "transposed, reordered or rotated"
 
 
 def replaced(comparison: Comparison) -> list[ModuleChange]:
@@ -47,13 +50,30 @@ def replacements(comparison: Comparison) -> Iterator[str]:
     ways: dict[str, list[str]] = defaultdict(list)
     for m in replaced(comparison):
         if m.name not in sources:
-            same = "same singular values, other directions: transposed, reordered or rotated"
+            same = f"same singular values, other directions: {_MOVED}"
             ways[same if _has_same_norms(m.before, m.after) else "other values, cosine below 0.1"].append(m.name)
     pairs = [f"{name} holds the values of {source}" for name, source in sources.items()]
     if pairs:
         yield listed(pairs, _NAMED)
     for way, names in ways.items():
         yield f"{listed(names, _NAMED)}: {way}"
+
+
+def all_replaced(comparison: Comparison) -> str:
+    """Say in what way each matrix was replaced, where all were.
+
+    Args:
+        comparison: as `compare` returned it.
+    """
+    sources, changes = _taken_from(comparison), replaced(comparison)
+    n = len(changes)
+    if len(sources) == n:
+        return f"Each of {n} matrices holds the values of another."
+    same = sum(m.name not in sources and _has_same_norms(m.before, m.after) for m in changes)
+    if same == n:
+        return f"None of {n} matrices resembles its counterpart, and all keep their singular values: {_MOVED}."
+    ways = "" if sources or same else ": trained apart, or for long from a random start"
+    return f"None of {n} matrices resembles its counterpart{ways}."
 
 
 def scaled(comparison: Comparison) -> list[tuple[str, float]]:
@@ -76,7 +96,11 @@ def storage(changed: Sequence[ModuleChange]) -> str | None:
         return None
     n = sum(map(_is_stored_anew, changed))
     types = ", ".join(f"{after}, before {before}" for before, after in sorted(kinds))
-    end = "; no change is larger than rounding to it (specdiag verify proves it)" if is_rounding(changed) else ""
+    end = ""
+    if all(m.delta is not None and m.delta.status == "zero" for m in changed):
+        end = "; their values are the same"
+    elif is_rounding(changed):
+        end = "; no change is larger than rounding to it (specdiag verify proves it)"
     return f"{counted(n, 'matrix', 'matrices')} as {types}{end}"
 
 
@@ -87,23 +111,21 @@ def is_rounding(changed: Iterable[ModuleChange]) -> bool:
         changed: matrices that are not equal on both sides.
     """
     changed = list(changed)
-    return bool(changed) and all(
-        _is_stored_anew(m) and m.delta is not None and (m.delta.relative_change or 0.0) <= _rounding(m) for m in changed
-    )
+    return bool(changed) and all(_is_stored_anew(m) and _is_within_rounding(m) for m in changed)
 
 
 def _taken_from(comparison: Comparison) -> dict[str, str]:
-    """Give the matrices whose values are, bit for bit, those of one other matrix before."""
-    owners: dict[str, set[str]] = defaultdict(set)
+    """Give the matrices whose values are, bit for bit, those of another before: of several, the first."""
+    owners: dict[str, dict[str, None]] = defaultdict(dict)
     for m in comparison.modules:
         if m.before.digest is not None and m.before.status == "ok":
-            owners[m.before.digest].add(m.name)
+            owners[m.before.digest][m.name] = None
     return {
         m.name: next(iter(found))
         for m in comparison.modules
         if m.unchanged is False
         and m.after.digest is not None
-        and len(found := owners.get(m.after.digest, set())) == 1
+        and (found := owners.get(m.after.digest))
         and m.name not in found
     }
 
@@ -123,13 +145,20 @@ def _scale(m: ModuleChange) -> float | None:
     d, before, after = m.delta, m.before.frobenius_norm, m.after.frobenius_norm
     if d is None or d.cosine_distance is None or not d.relative_change or not before or after is None:
         return None
-    scale = after / before
-    aside = 2 * d.cosine_distance * scale / d.relative_change**2
-    return scale if abs(scale - 1) > _LEAST_SCALE and aside <= _ALONG else None
+    scale, is_turned = after / before, d.cosine_distance > 1
+    distance = 2 - d.cosine_distance if is_turned else d.cosine_distance
+    if 2 * distance * scale > _ALONG * d.relative_change**2:
+        return None
+    factor = -scale if is_turned else scale
+    return factor if abs(factor - 1) > _LEAST_SCALE else None
 
 
-def _rounding(m: ModuleChange) -> float:
-    return max(_ROUNDING.get(r.storage_dtype, 0.0) for r in (m.before, m.after))
+def _is_within_rounding(m: ModuleChange) -> bool:
+    """Compare a change with rounding to the type after: to a finer one than before, nothing is rounded."""
+    if m.delta is None:
+        return False
+    change = 0.0 if m.delta.status == "zero" else m.delta.relative_change
+    return change is not None and change <= _TYPICAL * _ROUNDING.get(m.after.storage_dtype, 0.0)
 
 
 def _is_stored_anew(m: ModuleChange) -> bool:

@@ -30,6 +30,8 @@ def noise_of_a_weight(frobenius2: float, n_values: int, eps: float) -> float:
 def living_shape(stack: RawArray, storage: FloatType, frobenius2: float) -> tuple[int, int]:
     """Count the rows and columns with a value above the storage noise of a typical weight, in any slice.
 
+    A matrix without any, as the difference of two types that lies below their rounding, has no dead ones.
+
     Args:
         stack: raw finite values, shape [s, rows, cols].
         storage: their type.
@@ -39,7 +41,8 @@ def living_shape(stack: RawArray, storage: FloatType, frobenius2: float) -> tupl
     if stack.size <= _FEW and np.abs(storage.widen(stack, np.dtype(np.float64))).min() > least:
         return stack.shape[1], stack.shape[2]
     rows, cols = _largest(stack, storage)
-    return int(np.count_nonzero(rows > least)), int(np.count_nonzero(cols > least))
+    alive = int(np.count_nonzero(rows > least)), int(np.count_nonzero(cols > least))
+    return alive if min(alive) > 0 else (stack.shape[1], stack.shape[2])
 
 
 def _largest(stack: RawArray, storage: FloatType) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

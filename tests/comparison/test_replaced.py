@@ -108,5 +108,61 @@ def test_the_layers_that_moved_most_and_least_are_named():
 def test_models_trained_apart_are_told_so():
     generator = torch.Generator().manual_seed(5)
     first, more = answered({name: torch.randn(96, 96, generator=generator) for name in NAMES})
-    assert first == "None of 16 matrices resembles its counterpart: trained apart, or neurons in another order."
+    assert first == "None of 16 matrices resembles its counterpart: trained apart, or for long from a random start."
     assert "Update" not in more
+
+
+def test_matrices_in_another_order_are_not_called_trained_apart():
+    w = model()
+    first, _ = answered({name: w[other] for name, other in zip(NAMES, NAMES[::-1], strict=True)})
+    assert first == "Each of 16 matrices holds the values of another."
+    first, _ = answered({name: value.T.contiguous() for name, value in w.items()})
+    assert first.endswith("and all keep their singular values: transposed, reordered or rotated.")
+
+
+def test_a_change_beyond_a_finer_type_is_no_rounding():
+    generator = torch.Generator().manual_seed(6)
+    before = {name: w.bfloat16() for name, w in model().items()}
+    tuned = {name: w.float() + 1e-3 * torch.randn(96, 96, generator=generator) for name, w in before.items()}
+    more = dict(facts(specdiag.compare(before, tuned)))
+    assert more["Stored"] == "16 matrices as F32, before BF16"
+    assert "Update" in more
+    more = dict(facts(specdiag.compare(before, {name: w.float() for name, w in before.items()})))
+    assert more["Stored"] == "16 matrices as F32, before BF16; their values are the same"
+
+
+def test_a_low_rank_update_is_seen_beside_rounding():
+    generator = torch.Generator().manual_seed(7)
+    left, right = torch.randn(96, 1, generator=generator), torch.randn(1, 96, generator=generator)
+    _, more = answered({name: (w + 2.5e-3 * left @ right).bfloat16() for name, w in model().items()})
+    assert more["Stored"] == "16 matrices as BF16, before F32"
+    assert "few directions" in more["Update"]
+
+
+def test_a_few_values_that_another_type_rounds_are_compared():
+    before = {name: (0.02 * w).bfloat16() for name, w in model().items()}
+    more = dict(facts(specdiag.compare(before, {name: w.half() for name, w in before.items()})))
+    assert more["Stored"].startswith("16 matrices as F16, before BF16; no change is larger than rounding")
+    assert "By layer" not in more
+
+
+@pytest.mark.parametrize("factor", [-1, -0.5])
+def test_another_sign_is_a_scale(factor):
+    w = model()
+    _, more = answered(w | {NAME: factor * w[NAME]})
+    assert more["Scaled"] == f"{NAME} by {factor:g}"
+    assert "Update" not in more
+
+
+def test_what_was_damaged_before_does_not_count_as_replaced_among_the_rest():
+    w = model()
+    before = w | {NAME: torch.full((96, 96), torch.nan)}
+    first = headline(specdiag.compare(before, w | {NAME: w[OTHER].clone(), NAMES[0]: w[NAMES[0]] + 0.01 * w[OTHER]}))
+    assert "1 of the other 15 matrices changed. All" in first
+
+
+def test_one_of_two_equal_matrices_is_named_as_the_origin():
+    w = model()
+    before = w | {OTHER: w[NAMES[7]].clone()}
+    more = dict(facts(specdiag.compare(before, before | {NAME: before[OTHER].clone()})))
+    assert more["Replaced"] == f"{NAME} holds the values of {OTHER}"

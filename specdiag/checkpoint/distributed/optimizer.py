@@ -111,11 +111,17 @@ def _values(metadata: Metadata, names: Iterable[str], folder: Path, where: str) 
 
 def _foreign(value: object) -> str | None:
     """Name what an object holds that was not made; None for plain containers of plain values."""
-    if isinstance(value, Inert):
-        return value.kind
-    entries: Iterable[object] = ()
-    if isinstance(value, Mapping):
-        entries = cast("Mapping[object, object]", value).values()
-    elif isinstance(value, (list, tuple)):
-        entries = cast("Iterable[object]", value)
-    return next((found for entry in entries if (found := _foreign(entry)) is not None), None)
+    left, seen = [value], {id(value)}
+    while left:
+        entry = left.pop()
+        if isinstance(entry, Inert):
+            return entry.kind
+        held: Iterable[object] = ()
+        if isinstance(entry, Mapping):
+            held = cast("Mapping[object, object]", entry).values()
+        elif isinstance(entry, (list, tuple)):
+            held = cast("Iterable[object]", entry)
+        new = {id(one): one for one in held if id(one) not in seen}  # what is held twice is looked at once
+        seen.update(new)
+        left += new.values()
+    return None

@@ -14,6 +14,7 @@ from torch import nn
 from transformers.trainer_pt_utils import get_parameter_names
 
 from specdiag.architecture.wrapper_names import without_wrappers
+from specdiag.checkpoint.wrappers import duplicate
 from specdiag.errors import SourceError, UsageError
 from specdiag.live.parameters import live_parameters, untied
 from specdiag.train.foreign.load import SavedOptimizer
@@ -134,6 +135,9 @@ def _by_names(saved: SavedOptimizer, model: nn.Module) -> dict[int, str]:
             raise SourceError(f"{saved.label} has moments of {unknown}, which the model lacks: it is another model's")
         names = stripped
     assigned = {index: first[parameters[name]] for index, name in zip(_flat(saved.indices), names, strict=True)}
+    twice = duplicate(list(assigned.values()))
+    if twice is not None:
+        raise SourceError(f"{saved.label} has moments of {twice} under two of its names: which are right is unknown")
     for index, name in assigned.items():
         shape = tuple(parameters[name].shape)
         if saved.shape(index) not in (None, shape):

@@ -12,6 +12,7 @@ from specdiag.errors import SourceError, UsageError
 from specdiag.live.parameters import ParamGroup
 from specdiag.train.checkpoints.unread_optimizer import refuse_unread
 from specdiag.train.foreign.opening import SavedDict
+from specdiag.train.foreign.plausible import check_options, check_step
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 _KEPT = {"step", *MOMENTS}
@@ -60,7 +61,7 @@ class SavedOptimizer:
         """
         values = {_plain(group[key]) for group in self.groups if key in group and group["params"]}
         if len(values) > 1:
-            listed = ", ".join(str(value) for value in sorted(values)[:4])
+            listed = ", ".join(str(value) for value in sorted(values, key=str)[:4])
             raise UsageError(f"{self.label} has groups of different {key} ({listed}), and a Trainer has one: {_SCRIPT}")
         return next(iter(values), None)
 
@@ -83,7 +84,7 @@ class SavedOptimizer:
         Raises:
             SourceError: the counters differ.
         """
-        counters = {int(state.get("step", 0)) for state in self.state.values()}
+        counters = {check_step(self.label, state.get("step", 0)) for state in self.state.values()}
         if len(counters) != 1:
             raise SourceError(
                 f"{self.label} has parameters at step {min(counters)} and at step {max(counters)}: it is damaged, or "
@@ -105,7 +106,7 @@ def saved_optimizer(content: object, label: str, elsewhere: str | None = None) -
 
     Raises:
         UsageError: there is no optimizer, it is another one, or groups differ in lr, betas or eps.
-        SourceError: the content is no state_dict of an optimizer.
+        SourceError: the content is no state_dict of an optimizer, or has options that none has.
     """
     if not content and elsewhere is not None:
         refuse_unread(label, elsewhere)
@@ -118,6 +119,8 @@ def saved_optimizer(content: object, label: str, elsewhere: str | None = None) -
     if not isinstance(groups, list) or not isinstance(state, Mapping):
         raise SourceError(f"{label} holds no state_dict of an optimizer where one belongs")
     groups = cast("list[ParamGroup]", groups)
+    if not all(isinstance(moments, Mapping) for moments in cast("Mapping[int, object]", state).values()):
+        raise SourceError(f"{label} has something else than moments for a parameter: it is damaged")
     state = cast("Mapping[int, SavedDict]", state)
     if not all(isinstance(group.get("params"), list) for group in groups):
         raise SourceError(f"{label} has parameter groups without parameters: it is no state_dict of an optimizer")
@@ -127,6 +130,9 @@ def saved_optimizer(content: object, label: str, elsewhere: str | None = None) -
             "fresh_optimizer=True starts one"
         )
     keys = {str(key) for moments in state.values() for key in moments}
+    if keys >= set(MOMENTS) and "step" not in keys:
+        raise SourceError(f"{label} has moments without a step, which Adam needs to correct their bias: it is damaged")
+    check_options(label, groups)
     if not keys >= _KEPT or any(group.get(key) for group in groups for key in _UNSUPPORTED):
         unexpected = ", ".join(sorted(keys - _KEPT) or [key for key in _UNSUPPORTED if any(g.get(key) for g in groups)])
         raise UsageError(f"{label} has the state of another optimizer than Adam and AdamW ({unexpected}): {_SCRIPT}")

@@ -14,6 +14,7 @@ from specdiag.live.parameters import live_parameters, untied
 from specdiag.train.foreign.foreign import Foreign
 from specdiag.train.foreign.layouts import trainer_decayed
 from specdiag.train.foreign.load import MOMENTS, SavedOptimizer
+from specdiag.train.foreign.plausible import check_moment
 
 
 def moments_of(
@@ -30,7 +31,8 @@ def moments_of(
         `step`, `exp_avg` and `exp_avg_sq` of each parameter.
 
     Raises:
-        SourceError: a parameter lacks some of its state, or its two moments have different shapes.
+        SourceError: a parameter lacks some of its state, its two moments have different shapes, or values
+            that no moments have.
     """
     moments: dict[str, dict[str, torch.Tensor]] = {}
     for index, name in assigned.items():
@@ -43,6 +45,8 @@ def moments_of(
         step, first, second = (_tensor(state[key], saved.label) for key in ("step", *MOMENTS))
         if first.shape != second.shape:
             raise SourceError(f"{saved.label} has moments of different shapes for {name}: it is damaged")
+        for key, moment in zip(MOMENTS, (first, second), strict=True):
+            check_moment(saved.label, name, key, moment)
         is_transposed = name in transposed
         moments[name] = {
             "step": step.detach().clone().float().reshape(()),
