@@ -1,5 +1,7 @@
 """Runs that start from the weights of a checkpoint of torch.distributed.checkpoint."""
 
+import shutil
+
 import pytest
 import torch
 from distributed_files import save_one
@@ -58,6 +60,9 @@ def test_a_run_starts_from_it(tmp_path, text):
         block_size=16, settings={"use_cpu": True, "learning_rate": 1e-3, "per_device_train_batch_size": 2},
     )  # fmt: skip
     assert prepare(request).train().step == 2
+    shutil.rmtree(tmp_path / "out" / "checkpoint-2")
+    with pytest.raises(SourceError, match=r"out has no checkpoint yet, and .*step-5 is another program's: remove"):
+        prepare(Request(source=tmp_path / "out"))
 
 
 def test_a_file_that_is_missing(tmp_path):

@@ -120,6 +120,13 @@ def _own_start(run: Path, own: RunConfig, in_place: Path | None, recovered: list
         notes = [*recovered, f"{run} has no checkpoint yet: it starts over"]
         return Start(None, own, in_place, 0, True, notes)
     if not checkpoints_of(run):
+        from specdiag.train.foreign.reading import is_foreign  # torch and transformers take seconds to import
+
+        if is_foreign(Path(own.source)):
+            raise SourceError(
+                f"{run} has no checkpoint yet, and {own.source} is another program's: remove {run}, which holds no "
+                "trained weights, and give the first command again"
+            )
         start = find_start(Path(own.source), fresh=own.fresh_optimizer, branch=True)
         notes = [*recovered, f"{run} has no checkpoint yet: it starts over from {own.source}"]
         return Start(start.checkpoint, own, in_place, start.step, start.fresh, notes)
