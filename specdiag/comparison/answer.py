@@ -100,7 +100,13 @@ def _how_far(comparison: Comparison, *, is_rest: bool) -> str:
             f"All other {n} matrices changed" if changed == n > 1 else f"{changed} of the other {n} matrices changed"
         )
     else:
-        moved = f"{changed} of {n} matrices changed"
+        moved = f"{changed} of {n} matrices changed" if n > 1 else "The one matrix changed"
+    if comparison.relative_change == 0:
+        return (
+            "No value changed. "
+            + (f"{changed} of {n} matrices are" if n > 1 else "The matrix is")
+            + (" stored in another type.")
+        )
     n_replaced = sum(not _faults(m) for m in replaced(comparison))
     if n_replaced == len(comparison.modules) > 1:
         return all_replaced(comparison)

@@ -166,3 +166,13 @@ def test_one_of_two_equal_matrices_is_named_as_the_origin():
     before = w | {OTHER: w[NAMES[7]].clone()}
     more = dict(facts(specdiag.compare(before, before | {NAME: before[OTHER].clone()})))
     assert more["Replaced"] == f"{NAME} holds the values of {OTHER}"
+
+
+def test_a_change_of_type_alone_changes_no_value():
+    stored = {name: torch.randn(64, 48).bfloat16() for name in NAMES[:2]}
+    wide = {name: tensor.float() for name, tensor in stored.items()}
+    assert headline(specdiag.compare(stored, wide)) == "No value changed. 2 of 2 matrices are stored in another type."
+    one = specdiag.compare({NAME: stored[NAMES[0]]}, {NAME: stored[NAMES[0]].float()})
+    assert headline(one) == "No value changed. The matrix is stored in another type."
+    tuned = specdiag.compare({NAME: wide[NAMES[0]]}, {NAME: wide[NAMES[0]] + 0.01 * torch.randn(64, 48)})
+    assert headline(tuned).startswith("The one matrix changed. All weights together moved by ")
