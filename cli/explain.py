@@ -22,13 +22,19 @@ if TYPE_CHECKING:
 def explain(
     ctx: typer.Context,
     column: Annotated[
-        str, typer.Argument(metavar="NAME", help="Column of a table, key of a csv or JSON file, or check of the audit.")
-    ],
+        str | None,
+        typer.Argument(
+            metavar="NAME", help="Column of a table, key of a file, or check of the audit; none lists them."
+        ),
+    ] = None,
 ) -> None:
     """Say what a number or a check means, what is typical, and what to do about it.
 
     Exit codes: 0 done, 2 usage.
     """
+    if column is None:
+        _list_names(output.console())
+        return
     from specdiag.auditing.thresholds import default_checks
     from specdiag.views import reading
     from specdiag.views.terms import terms
@@ -45,6 +51,17 @@ def explain(
         entry = reading.find(of)
     if entry is not None:
         _show_entry(entry, console)
+
+
+def _list_names(console: Console) -> None:
+    """Print the names that are asked for most."""
+    from specdiag.auditing.thresholds import default_checks
+    from specdiag.views import reading
+
+    kinds = {"Numbers of a report": reading.meanings(), "Checks of the audit": default_checks()}
+    answer_output.show_facts([(kind, ", ".join(names)) for kind, names in kinds.items()], console)
+    console.print("Every other column of a table and key of a csv or JSON file has an entry too.", soft_wrap=True)
+    answer_output.show_next({"specdiag explain NAME": "what it means, what is typical, what to do"})
 
 
 def _show_check(name: str, ctx: typer.Context, console: Console) -> None:

@@ -1,5 +1,6 @@
 """The meaning of each number: one entry for every column, in docs/reading.md and by `specdiag explain`."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,14 @@ def test_a_column_that_is_not_there():
     assert "no column or check is called 'stable_rnak': did you mean stable_rank" in done.stderr
     done = execute("explain", "\x1b?", env={"COLUMNS": "200"})
     assert r"no column or check is called '\x1b?': choose from square_alpha, " in done.stderr
+
+
+def test_without_a_name_the_names_are_listed():
+    done = execute("explain", env={"COLUMNS": "100"})
+    assert done.returncode == 0
+    assert re.search("^Numbers of a report +square_alpha, ", done.stdout)
+    assert re.search("^Checks of the audit +nonfinite, ", done.stdout, re.MULTILINE)
+    assert "next: specdiag explain NAME" in done.stderr
 
 
 def test_command():
