@@ -24,7 +24,7 @@ def explain(
     column: Annotated[
         str | None,
         typer.Argument(
-            metavar="NAME", help="Column of a table, key of a file, or check of the audit; none lists them."
+            metavar="NAME", help="A table's column, a file's key, or a check of the audit; none to list them."
         ),
     ] = None,
 ) -> None:
