@@ -29,12 +29,14 @@ PRELOADED = (
     "scipy.linalg", "torch.distributed.fsdp", "specdiag_cli.main", "specdiag_cli.analyze_output", "specdiag.analysis.analyze",
     "specdiag.checkpoint.reader",
 )  # fmt: skip
+_GIVEN = dict(os.environ)
+"""The environment of the process that forks: a test may change its own later."""
 _one_at_a_time = Lock()
 
 
 def can_fork(env: Mapping[str, str]) -> bool:
     """True if a forked process would find its environment as a new one does."""
-    return _early(env) == _early(os.environ)
+    return _early(env) == _early(_GIVEN)
 
 
 def run_forked(
@@ -87,7 +89,9 @@ def _early(env: Mapping[str, str]) -> dict[str, str]:
 @cache
 def _server() -> subprocess.Popen[str]:
     pipe = subprocess.PIPE
-    server = subprocess.Popen([sys.executable, __file__], stdin=pipe, stdout=pipe, text=True, start_new_session=True)
+    server = subprocess.Popen(
+        [sys.executable, __file__], env=_GIVEN, stdin=pipe, stdout=pipe, text=True, start_new_session=True
+    )
     atexit.register(server.kill)
     return server
 

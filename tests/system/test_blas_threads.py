@@ -124,7 +124,7 @@ def test_a_matrix_that_is_still_being_solved_keeps_its_one_thread(monkeypatch):
     spectrum = measure.spectrum
 
     def slow(stack, *given, **options):
-        if stack.shape[1] == 48:
+        if stack.shape[1] == 80:
             entered.set()
             assert interrupted.wait(timeout=60)
             seen.append(numbers())
@@ -135,7 +135,7 @@ def test_a_matrix_that_is_still_being_solved_keeps_its_one_thread(monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(measure, "spectrum", slow)
-    state = network(1) | {"layers.9.mlp.up_proj.weight": torch.ones(48, 48, dtype=torch.float64)}
+    state = network(1) | {"layers.9.mlp.up_proj.weight": torch.ones(80, 80, dtype=torch.float64)}
     with pytest.raises(specdiag.Interrupted):
         specdiag.analyze(state, device="cpu", jobs=2, progress=stop)
     interrupted.set()
