@@ -98,7 +98,7 @@ CASES: Mapping[str, tuple[Callable[[], Path], tuple[str, ...]]] = {
     "analyse 20,000 matrices of 2 x 2, as safetensors": (noise, ("--no-cache",)),
     "list one matrix, as safetensors": (lambda: matrices(1), ("--dry-run",)),
 }
-"""What is done, with the file and the options."""
+"""Commands that are timed, with their file and options."""
 
 
 def main() -> None:

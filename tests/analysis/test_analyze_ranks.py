@@ -21,7 +21,7 @@ NAN = {QUERY.format(9): np.full((64, 64), np.nan, np.float32)}
 
 
 class Together:
-    """What n processes gave, which started as those of torchrun do."""
+    """Exit codes and output of n processes that started as those of torchrun do."""
 
     def __init__(self, *line, cwd, n=2, env=None):
         done = side_by_side(*line, n=n, cwd=cwd, env=env)

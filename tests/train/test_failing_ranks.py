@@ -1,4 +1,4 @@
-"""What fails at one process ends all of them, in words that name it, and none waits for it."""
+"""A failure of one process ends all of them with its number; none waits for it."""
 
 import json
 import re
@@ -77,7 +77,7 @@ told("figures", lambda: trained("figures"), (0, runs, "append_log", log_full))
 
 @pytest.fixture(scope="module")
 def said(tmp_path_factory):
-    """What each process said, by what was planted."""
+    """Sentences of each process, by the planted failure."""
     folder = tmp_path_factory.mktemp("failing")
     library_text(folder, 4000)
     run_ranks(WORKER, folder)

@@ -115,13 +115,16 @@ def read_distributed(path: Path, config: str | Path | None, source: Path) -> For
 
 
 def _passed_over(source: Path, home: Path) -> list[str]:
-    newer = [] if source.resolve() == home else [path for path in checkpoints_of(source) if path.name != home.name]
-    steps = [int(path.name.partition("-")[2]) for path in newer]
+    others = [] if source.resolve() == home else [path for path in checkpoints_of(source) if path.name != home.name]
     return [
         f"{path.name} was not saved to the end and is passed over: {home.name} is taken."
-        for path, step in zip(newer, steps, strict=True)
-        if step > int(home.name.partition("-")[2])
+        for path in others
+        if _step_of(path) > _step_of(home)
     ]
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.partition("-")[2])
 
 
 def _model(path: Path, config: str | Path | None) -> tuple[Loaded, list[str]]:

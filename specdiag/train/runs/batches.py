@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from specdiag.errors import UsageError
+from specdiag.text.counts import counted
 from specdiag.train.ranks import count_ranks
 from specdiag.train.runs.request import Request
 
@@ -21,16 +22,13 @@ def check_ranks(before: int, request: Request, notes: list[str]) -> None:
     now = count_ranks()
     if before == now:
         return
+    earlier = counted(before, "process", "processes")
     if not request.allow_data_shift:
         raise UsageError(
-            f"the run was trained by {_processes(before)} and this is {now}, which see other batches: "
+            f"the run was trained by {earlier} and this is {now}, which see other batches: "
             "allow_data_shift=True takes that"
         )
     notes.append(
-        f"The run was trained by {_processes(before)} and this is {now}: at the same per_device_train_batch_size a "
+        f"The run was trained by {earlier} and this is {now}: at the same per_device_train_batch_size a "
         f"step has {now}/{before} of their blocks."
     )
-
-
-def _processes(n: int) -> str:
-    return f"{n} process" if n == 1 else f"{n} processes"
