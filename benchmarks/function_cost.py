@@ -12,31 +12,29 @@ from pathlib import Path
 from statistics import median
 
 import specdiag
+from specdiag.analysis.options import AnalysisArguments
 
 ASSETS = Path(__file__).parents[1] / "build" / "assets"
 SOURCES = {"MiniLM": "minilm", "SmolLM2-135M": "smollm2-gguf"}
+ALONE = ("qk", "ov", "du")
 ROUNDS = 3
 
 
 def main() -> None:
     """Measure, and print a line for each model."""
     for name, folder in SOURCES.items():
-        plain: list[float] = []
-        both: list[float] = []
-        for repeat in range(ROUNDS + 1):
-            seconds = [_seconds(ASSETS / folder, function=function) for function in (False, True)]
-            if repeat:
-                plain.append(seconds[0])
-                both.append(seconds[1])
+        ways: tuple[AnalysisArguments, ...] = ({}, {"function": True}, {"function": True, "roles": ALONE})
+        rounds = [[_seconds(ASSETS / folder, way) for way in ways] for _ in range(ROUNDS + 1)]
+        plain, both, alone = (median(seconds) for seconds in zip(*rounds[1:], strict=True))
         print(
-            f"{name}: {median(plain):.1f} s plain, {median(both):.1f} s with function=True: "
-            f"{median(both) / median(plain):.2f} times"
+            f"{name}: {plain:.1f} s plain, {both:.1f} s with function=True ({both / plain:.2f} times), "
+            f"{alone:.1f} s for {', '.join(ALONE)} alone"
         )
 
 
-def _seconds(source: Path, *, function: bool) -> float:
+def _seconds(source: Path, options: AnalysisArguments) -> float:
     begin = time.process_time()
-    specdiag.analyze(source, device="cpu", jobs=1, function=function)
+    specdiag.analyze(source, device="cpu", jobs=1, **options)
     return time.process_time() - begin
 
 
