@@ -16,6 +16,7 @@ from specdiag.analysis.options import AnalysisArguments
 
 ASSETS = Path(__file__).parents[1] / "build" / "assets"
 SOURCES = {"MiniLM": "minilm", "SmolLM2-135M": "smollm2-gguf"}
+CORE: AnalysisArguments = {"device": "cpu", "jobs": 1}
 ALONE = ("qk", "ov", "du")
 ROUNDS = 3
 
@@ -34,7 +35,7 @@ def main() -> None:
 
 def _seconds(source: Path, options: AnalysisArguments) -> float:
     begin = time.process_time()
-    specdiag.analyze(source, device="cpu", jobs=1, **options)
+    specdiag.analyze(source, **(CORE | options))
     return time.process_time() - begin
 
 
