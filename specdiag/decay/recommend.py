@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from pathlib import Path
-from statistics import correlation, fmean, median
-from typing import TYPE_CHECKING, Literal, Unpack, cast, get_args
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING, Literal, Unpack, get_args
 
 from msgspec.structs import replace
 
 from specdiag.analysis import options
 from specdiag.analysis.options import UnselectedArguments
-from specdiag.checkpoint.opening import is_location
 from specdiag.decay import assignment, forms
 from specdiag.decay.assignment import Rule
 from specdiag.decay.effect import LrSchedule, Verdict, verdict
 from specdiag.decay.headline import headline
-from specdiag.decay.outside import outside_the_plan
 from specdiag.decay.plan import Basis, DecayPlan, PlanEntry
+from specdiag.decay.plan_notes import missing_note, plan_notes
+from specdiag.decay.plan_source import linear_weights, report_of
+from specdiag.decay.robustness import agreement, shape_share, tail_shift
 from specdiag.decay.schedule_record import DecaySchedule, checked_schedule
 from specdiag.decay.targets import (
     DecayTarget,
@@ -30,10 +30,8 @@ from specdiag.decay.targets import (
 )
 from specdiag.errors import UsageError
 from specdiag.records import HILL_TAILS, ROLES, TailName
-from specdiag.report import SpectralReport, is_report, load_report
+from specdiag.report import SpectralReport
 from specdiag.text import checks
-from specdiag.text.counts import percent
-from specdiag.text.names import listed
 
 if TYPE_CHECKING:
     from specdiag.analysis.run import Progress
@@ -43,10 +41,6 @@ Values = Sequence[float | None]
 
 _S1, _S2 = 0.67, 3.0
 """Ratios of the heaviest and the lightest tail, the paper's."""
-_OUTLIER = 0.2
-"""A smallest or largest value is reported as an outlier if this share of the range or more lies next to it."""
-_ENOUGH = 8
-"""Outliers are reported for this many values or more."""
 
 
 def recommend(
@@ -137,7 +131,7 @@ def recommend(
     targets = (
         decay_targets(report.records, include=include, exclude=exclude, roles=roles)
         if compat is None
-        else reference_targets(report.records, _linears(source))
+        else reference_targets(report.records, linear_weights(source))
     )
     values = [_value(p, value_column, compat) for p in targets]
     blocks = [p.block for p in targets]
@@ -172,12 +166,12 @@ def recommend(
             rho_ratio=None if by_rho is None else by_rho[i],
             ratio_25=None if low is None else low[i],
             ratio_75=None if high is None else high[i],
-            note=None if values[i] is not None else _missing_note(p, basis),
+            note=None if values[i] is not None else missing_note(p, basis),
         )
         for i, p in enumerate(targets)
     )
     share = shape_share([(e.ratio, e.random_ratio) for e in entries if e.value is not None])
-    agreement = _agreement(targets)
+    agreed = agreement(targets)
     plan = DecayPlan(
         source=report.source,
         report_digest=hashlib.sha256(report.to_json()).hexdigest(),
@@ -197,42 +191,14 @@ def recommend(
         mean_ratio=fmean(planned),
         mean_ratio_weighted=fmean(planned, [p.n_parameters for p in targets]),
         shape_share=share,
-        agreement=agreement,
-        tail_shift=_tail_shift(low, high),
+        agreement=agreed,
+        tail_shift=tail_shift(low, high),
         schedule=schedule,
-        verdict=_verdict(entries, weight_decay, lr, steps_left, lr_schedule, share, agreement, basis == "square"),
-        notes=(*forms.notes(basis, targets, ratios, rule), *_notes(report, entries, clip)),
+        verdict=_verdict(entries, weight_decay, lr, steps_left, lr_schedule, share, agreed, basis == "square"),
+        notes=(*forms.notes(basis, targets, ratios, rule), *plan_notes(report, entries, clip)),
         entries=entries,
     )
     return replace(plan, headline=headline(plan))
-
-
-def shape_share(pairs: Sequence[tuple[float, float | None]]) -> float | None:
-    """Compute the share of a plan that shapes explain: R^2 between its ratios and those of random weights.
-
-    Args:
-        pairs: for each Parameter its ratio, and the ratio of random weights of its shape, None where it has none.
-
-    Returns:
-        0 to 1. 0 where all random weights have the same ratio. None with fewer than two pairs, or where the plan's
-        ratios are all equal.
-    """
-    known = [(ratio, random) for ratio, random in pairs if random is not None]
-    if len(known) < 2 or len({ratio for ratio, _ in known}) == 1:
-        return None
-    if len({random for _, random in known}) == 1:
-        return 0.0
-    ours, theirs = zip(*known, strict=True)
-    return correlation(ours, theirs) ** 2
-
-
-def _agreement(targets: Sequence[DecayTarget]) -> float | None:
-    """Correlate square_alpha with rho; None where fewer than three have both, or one of them is the same for all."""
-    pairs = [(target.mean("square_alpha"), target.mean("rho")) for target in targets]
-    known = [(square, rho) for square, rho in pairs if square is not None and rho is not None]
-    if len(known) < 3 or any(len(set(values)) == 1 for values in zip(*known, strict=True)):
-        return None
-    return correlation(*zip(*known, strict=True))
 
 
 def _check(rule: str, basis: str, compat: str | None, progress: object) -> None:
@@ -262,36 +228,6 @@ def _percentiles(clip: object) -> tuple[float, float] | None:
     return low, high
 
 
-def report_of(
-    source: AnalysisSource | SpectralReport,
-    progress: Callable[[Progress], None] | None,
-    analysis: UnselectedArguments,
-    defaults: UnselectedArguments,
-) -> SpectralReport:
-    """Take a report as it is, saved or not, and analyse anything else.
-
-    Args:
-        source: a report, its file, or what `analyze` takes.
-        progress: called while the source is analysed.
-        analysis: options of `analyze` that were given.
-        defaults: options of `analyze` where none was given.
-
-    Raises:
-        UsageError: options were given for a report.
-        SourceError: the source cannot be read.
-    """
-    if is_location(source) and is_report(Path(source)):
-        source = load_report(source)
-    if isinstance(source, SpectralReport):
-        if analysis:
-            raise UsageError(f"a report is taken as it is: {', '.join(analysis)} needs the checkpoint itself")
-        return source
-    from specdiag.analysis.analyze import analyze
-
-    arguments: UnselectedArguments = {**defaults, **analysis}
-    return analyze(source, progress=progress, **arguments)
-
-
 def _defaults(basis: Basis, compat: str | None) -> UnselectedArguments:
     """Options of the analysis that a basis and a mode of compatibility need."""
     defaults: UnselectedArguments = {"tail": _tail(basis)}
@@ -303,17 +239,6 @@ def _defaults(basis: Basis, compat: str | None) -> UnselectedArguments:
 def _tail(basis: Basis) -> TailName:
     """The tail rule of the analysis that a basis needs."""
     return "farms" if basis == "farms" else "hill"
-
-
-def _linears(source: object) -> list[str] | None:
-    """Name the Linear and Conv2d weights of a live model, in definition order; None for other sources."""
-    named_modules = getattr(source, "named_modules", None)
-    if named_modules is None:
-        return None
-    from torch import nn
-
-    modules = cast("Iterable[tuple[str, object]]", named_modules())
-    return [f"{name}.weight" for name, module in modules if isinstance(module, (nn.Linear, nn.Conv2d))]
 
 
 def _value(target: DecayTarget, value_column: str, compat: str | None) -> float | None:
@@ -334,10 +259,6 @@ def _ratios(
 def _scale_to_mean_one(ratios: list[float], weights: list[int]) -> list[float]:
     mean = fmean(ratios, weights)
     return [ratio / mean for ratio in ratios] if mean > 0 else ratios
-
-
-def _tail_shift(low: Sequence[float] | None, high: Sequence[float] | None) -> float | None:
-    return None if low is None or high is None else median(abs(a - b) for a, b in zip(low, high, strict=True))
 
 
 def _verdict(
@@ -363,61 +284,3 @@ def _verdict(
         needs_agreement=needs_agreement,
         schedule=lr_schedule,
     )
-
-
-def _missing_note(target: DecayTarget, basis: Basis) -> str:
-    statuses = sorted({record.status for record in target.records if record.status != "ok"})
-    if basis == "function" and not statuses:
-        return "no balanced form (its wiring is unknown): ratio 1"
-    return f"no {basis} ({', '.join(statuses) or 'not computed'}): ratio 1"
-
-
-def _notes(report: SpectralReport, entries: Sequence[PlanEntry], clip: tuple[float, float] | None) -> list[str]:
-    notes: list[str] = []
-    if not report.complete:
-        notes.append("The report is incomplete (interrupted): matrices that it lacks are not in the plan.")
-    missing = [entry for entry in entries if entry.value is None]
-    if len(missing) == len(entries):
-        notes.append(
-            f"No ratio could be derived: none of {len(entries)} Parameters has a value ({entries[0].note}). For an "
-            "adapter analyse W + delta with base=."
-        )
-    elif missing:
-        notes.append(
-            f"{len(missing)} of {len(entries)} stay at ratio 1: {listed((f'{e.name} ({e.note})' for e in missing), 3)}."
-        )
-    if any(file.endswith(".gguf") for file in report.source.files):
-        notes.append("Names are those of GGUF: to apply the plan to a model, make it from the original checkpoint.")
-    computed = [record.name for record in report.records if record.parametrized]
-    if computed:
-        notes.append(
-            f"No decay is planned for {len(set(computed))} weights that are computed from other Parameters (weight "
-            f"norm, spectral norm, pruning), such as {computed[0]}: shrinking those does not shrink them alike."
-        )
-    if any(record.dequantized for record in report.records):
-        notes.append("Exponents are those of dequantised weights: rounding makes heavy-tailed modules look lighter.")
-    outlier = _outlier(entries) if clip is None else None
-    if outlier is not None:
-        entry, share = outlier
-        notes.append(
-            f"{entry.name} alone sets the range: its value {entry.value:.3f} lies {percent(share)} of it from the "
-            "next. clip=(5, 95) tames it."
-        )
-    unnamed = [r.name for r in report.records if r.family in ("attention", "mlp") and r.role == "other"]
-    if unnamed:
-        notes.append(f"{len(unnamed)} matrices of attention or MLP have no role that takes part: {listed(unnamed, 3)}.")
-    return [*notes, *outside_the_plan(report.records, planned={entry.name for entry in entries})]
-
-
-def _outlier(entries: Sequence[PlanEntry]) -> tuple[PlanEntry, float] | None:
-    """Find the entry whose value alone stretches the range, and by which share of it."""
-    known = sorted((e for e in entries if e.value is not None), key=lambda e: e.value or 0.0)
-    if len(known) < _ENOUGH:
-        return None
-    values = [entry.value or 0.0 for entry in known]
-    span = values[-1] - values[0]
-    if span == 0:
-        return None
-    gaps = (((values[1] - values[0]) / span, known[0]), ((values[-1] - values[-2]) / span, known[-1]))
-    share, entry = max(gaps, key=lambda gap: gap[0])
-    return (entry, share) if share >= _OUTLIER else None

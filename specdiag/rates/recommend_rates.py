@@ -10,7 +10,8 @@ from specdiag.analysis import options
 from specdiag.analysis.options import UnselectedArguments
 from specdiag.decay.assignment import check_rule
 from specdiag.decay.outside import outside_the_plan
-from specdiag.decay.recommend import report_of, shape_share
+from specdiag.decay.plan_source import report_of
+from specdiag.decay.robustness import shape_share
 from specdiag.decay.targets import DecayTarget, column, decay_targets, random_value
 from specdiag.rates.plan import Per, RateBasis, RateEntry, RatePlan
 from specdiag.rates.rule import ENDS, rate_ratios
