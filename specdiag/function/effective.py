@@ -22,11 +22,7 @@ def qk(block: Block, attention: Attention, device: str) -> Array:
         attention: of that block.
         device: on which it is computed.
     """
-    heads = _scoring(block, attention, device)
-    if attention.head_norms is not None:
-        q, k = attention.head_norms
-        heads = normalised(heads, HeadNorm(q_gain=q.read(device).gain, k_gain=k.read(device).gain))
-    return qk_cores(heads)
+    return qk_cores(normalised_scores(block, attention, device))
 
 
 def ov(block: Block, attention: Attention, device: str) -> Array:
@@ -176,6 +172,21 @@ def scores(block: Block, attention: Attention, device: str) -> Scoring:
         device: on which it is computed.
     """
     return _scoring(block, attention, device)
+
+
+def normalised_scores(block: Block, attention: Attention, device: str) -> Scoring:
+    """Give queries and keys of all heads with the norms in front and those of their own folded in.
+
+    Args:
+        block: wiring.
+        attention: of that block.
+        device: on which it is computed.
+    """
+    heads = _scoring(block, attention, device)
+    if attention.head_norms is None:
+        return heads
+    q, k = attention.head_norms
+    return normalised(heads, HeadNorm(q_gain=q.read(device).gain, k_gain=k.read(device).gain))
 
 
 def moves(block: Block, attention: Attention, device: str) -> Moving:

@@ -13,11 +13,19 @@ from msgspec.structs import replace
 from specdiag.checkpoint.opening import Opening, OpeningArguments, PlainArguments
 from specdiag.comparison.sides import load_if_saved, open_side, require_stream
 from specdiag.errors import UsageError
+from specdiag.kinship.doubts import doubts
 from specdiag.kinship.fingerprint import Fingerprint, take_fingerprint
 from specdiag.kinship.mixes import find_mixes
 from specdiag.kinship.models import Model, open_models
 from specdiag.kinship.records import Lineage, LineageSource, Relation, Thresholds
-from specdiag.kinship.relations import has_equal_sizes, incomparable, judge, measure_layers
+from specdiag.kinship.relations import (
+    has_equal_sizes,
+    has_equal_spectra,
+    incomparable,
+    judge,
+    measure_layers,
+    relation_of,
+)
 from specdiag.kinship.side_by_side import with_cosines
 from specdiag.kinship.signs import signs, zeros
 from specdiag.kinship.spectra import Solver
@@ -187,12 +195,19 @@ def _related(a: Model, b: Model, of_a: Fingerprint, of_b: Fingerprint, limits: T
     if reason is not None:
         return Relation(a=a.record.label, b=b.record.label, verdict="not comparable", reason=reason)
     layers, places, middle, scale = measure_layers(of_a.blocks, of_b.blocks, limits)
-    layers = with_cosines(layers, places, (a, b), (of_a, of_b), device)
-    found = judge(
-        a.record.label, b.record.label, layers, middle, scale, limits,
-        equal_sizes=has_equal_sizes(of_a.blocks, of_b.blocks),
-    )  # fmt: skip
-    return replace(found, signs=signs(found, a.record, b.record, limits))
+    pair, held = (a, b), (of_a, of_b)
+    layers, is_turned = with_cosines(layers, places, pair, held, limits.turned, device)
+    found = relation_of(a.record.label, b.record.label, layers, middle, scale)
+    if found.attention is None:
+        return found
+    is_equal = has_equal_sizes(of_a.blocks, of_b.blocks)
+    against = (
+        doubts(pair, held, places, limits, device, is_turned=is_turned)
+        if is_equal and has_equal_spectra(found, limits)
+        else []
+    )
+    found = judge(found, limits, equal_sizes=is_equal, is_turned=is_turned, doubts=against)
+    return replace(found, signs=signs(found, a.record, b.record, is_turned=is_turned, limits=limits, doubts=against))
 
 
 def _notes(records: Sequence[LineageSource]) -> Iterator[str]:

@@ -24,12 +24,14 @@ class Model:
         checkpoint: open.
         blocks: those with attention, by component and index.
         rows: matrices of the function.
+        left_out: sentences on parts of which nothing is known.
     """
 
     record: LineageSource
     checkpoint: Checkpoint
     blocks: Mapping[Place, Block]
     rows: tuple[WeightMatrix, ...]
+    left_out: tuple[str, ...] = ()
 
     @property
     def scaled(self) -> bool:
@@ -95,7 +97,7 @@ def _open(label: str, checkpoint: Checkpoint, device: str) -> Model:
         notes=tuple(n for n in notes if problem is None),
     )
     by_place = {place(b.component, b.layer): b for b, _ in heads}
-    return Model(record, checkpoint, by_place, rows)
+    return Model(record, checkpoint, by_place, rows, tuple(notes))
 
 
 def _model_type(checkpoint: Checkpoint) -> str | None:

@@ -49,8 +49,19 @@ class Products:
             i: place of a model.
             j: place of another.
         """
-        found = [float(t[i, j] / np.sqrt(t[i, i] * t[j, j])) for t in self.kinds if t[i, i] > 0 and t[j, j] > 0]
-        return min(found, default=0.0)
+        return min(self._cosines(i, j), default=0.0)
+
+    def largest(self, i: int, j: int) -> float:
+        """Compute the largest of these cosines: small where the residual stream was turned.
+
+        Args:
+            i: place of a model.
+            j: place of another.
+        """
+        return max(self._cosines(i, j), default=0.0)
+
+    def _cosines(self, i: int, j: int) -> list[float]:
+        return [float(t[i, j] / np.sqrt(t[i, i] * t[j, j])) for t in self.kinds if t[i, i] > 0 and t[j, j] > 0]
 
 
 def inner_products(blocks: Sequence[Block], orders: Sequence[Order], device: str) -> Products:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 
 import numpy as np
+from msgspec.structs import replace
 
 from specdiag.kinship.alignment import Indices, align, others
 from specdiag.kinship.distances import Logs, attention_distance, layer_distance, stream_scale
@@ -79,17 +80,8 @@ def has_equal_sizes(a: Sequence[BlockSpectra], b: Sequence[BlockSpectra]) -> boo
     return first == second
 
 
-def judge(
-    a: str,
-    b: str,
-    layers: Sequence[LayerRelation],
-    middle: float | None,
-    scale: float | None,
-    limits: Thresholds,
-    *,
-    equal_sizes: bool = True,
-) -> Relation:
-    """Decide what relation two models have.
+def relation_of(a: str, b: str, layers: Sequence[LayerRelation], middle: float | None, scale: float | None) -> Relation:
+    """Give the numbers of two models, not yet decided; not comparable where they have no layers.
 
     Args:
         a: label of a model.
@@ -97,8 +89,6 @@ def judge(
         layers: side by side, with cosines where these were computed.
         middle: median distance of unequal layers.
         scale: factor of the residual stream.
-        limits: thresholds.
-        equal_sizes: as `has_equal_sizes` tells.
     """
     if not layers:
         return Relation(a=a, b=b, verdict="not comparable", reason=f"{a} and {b} have no part of a model in common")
@@ -109,21 +99,41 @@ def judge(
     ratio = attention / middle if middle else None
     cosines = [layer.cosine for layer in layers if layer.cosine is not None]
     cosine = fmean(cosines) if cosines else None
-    found = Relation(
+    return Relation(
         a=a, b=b, verdict="undecided", reason="", attention=attention, mlp=mlp, worst=worst, unequal=middle,
         ratio=ratio, cosine=cosine, scale=scale, layers=tuple(layers),
     )  # fmt: skip
-    return _decided(found, limits, equal_sizes=equal_sizes)
 
 
-def _decided(found: Relation, limits: Thresholds, *, equal_sizes: bool) -> Relation:
-    from msgspec.structs import replace
+def has_equal_spectra(found: Relation, limits: Thresholds) -> bool:
+    """Tell whether spectra differ by no more than storage changes them.
 
+    Args:
+        found: numbers of two models.
+        limits: thresholds.
+    """
+    attention, worst = found.attention or 0.0, found.worst or 0.0
+    return attention < limits.same and (found.mlp or 0.0) < limits.same and worst < limits.same_worst
+
+
+def judge(
+    found: Relation, limits: Thresholds, *, equal_sizes: bool, is_turned: bool, doubts: Sequence[str] = ()
+) -> Relation:
+    """Decide what relation two models have.
+
+    Args:
+        found: their numbers.
+        limits: thresholds.
+        equal_sizes: as `has_equal_sizes` tells.
+        is_turned: whether the products leave open that the residual stream was turned.
+        doubts: sentences on what differs where spectra do not.
+    """
     attention, ratio, worst = found.attention or 0.0, found.ratio, found.worst or 0.0
     numbers = f"distance {attention:.4f}" + (f", {ratio:.2f} of that of unequal layers" if ratio is not None else "")
-    is_same = attention < limits.same and (found.mlp or 0.0) < limits.same and worst < limits.same_worst
-    if is_same and equal_sizes and _has_same_products(found, limits):
-        return replace(found, verdict="same function", basis="spectra", reason=f"{numbers}; largest {worst:.4f}")
+    if equal_sizes and has_equal_spectra(found, limits) and (is_turned or _has_same_products(found, limits)):
+        if not doubts:
+            return replace(found, verdict="same function", basis="spectra", reason=f"{numbers}; largest {worst:.4f}")
+        return replace(found, verdict="derived", basis="spectra", reason=f"{numbers}; but {doubts[0]}")
     if attention < limits.derived and ratio is not None and ratio < limits.derived_ratio:
         return replace(found, verdict="derived", basis="spectra", reason=numbers)
     taken = [
@@ -143,6 +153,6 @@ def _decided(found: Relation, limits: Thresholds, *, equal_sizes: bool) -> Relat
 
 
 def _has_same_products(found: Relation, limits: Thresholds) -> bool:
-    """Tell whether products leave no doubt that all layers compute the same; those of a turned stream say nothing."""
+    """Tell whether products leave no doubt that all layers compute the same."""
     cosines = [layer.cosine for layer in found.layers if layer.cosine is not None]
-    return not cosines or min(cosines) > limits.same_cosine or max(cosines) < limits.turned
+    return not cosines or min(cosines) > limits.same_cosine

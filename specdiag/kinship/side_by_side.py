@@ -19,8 +19,9 @@ def with_cosines(
     places: Indices,
     models: tuple[Model, Model],
     prints: tuple[Fingerprint, Fingerprint],
+    turned: float,
     device: str,
-) -> list[LayerRelation]:
+) -> tuple[list[LayerRelation], bool]:
     """Add the cosines of the products to layers. Cross-attention has none.
 
     Args:
@@ -28,16 +29,22 @@ def with_cosines(
         places: their places in the fingerprints.
         models: both.
         prints: their fingerprints.
+        turned: cosine below which products lie where the residual stream was turned.
         device: where they are computed.
+
+    Returns:
+        The layers, and whether the residual stream may have been turned: every product of every layer lies below.
 
     Raises:
         SourceError: a tensor cannot be read.
     """
     found: list[LayerRelation] = []
+    largest: list[float] = []
     for layer, pair in zip(layers, places, strict=True):
         products = products_of(models, prints, pair, device)
         found.append(layer if products is None else replace(layer, cosine=products.cosine(0, 1)))
-    return found
+        largest += [] if products is None else [products.largest(0, 1)]
+    return found, bool(largest) and max(largest) < turned
 
 
 def products_of(

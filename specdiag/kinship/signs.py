@@ -44,7 +44,9 @@ def weights_of(block: Block) -> Iterator[Weight]:
         yield from (weight for weight in (mlp.gate, mlp.up, mlp.down) if weight is not None)
 
 
-def signs(found: Relation, a: LineageSource, b: LineageSource, limits: Thresholds) -> tuple[str, ...]:
+def signs(
+    found: Relation, a: LineageSource, b: LineageSource, limits: Thresholds, *, is_turned: bool, doubts: Sequence[str]
+) -> tuple[str, ...]:
     """Write sentences on how one may have become the other; none where no relation is shown.
 
     Args:
@@ -52,13 +54,24 @@ def signs(found: Relation, a: LineageSource, b: LineageSource, limits: Threshold
         a: the first.
         b: the second.
         limits: thresholds.
+        is_turned: whether the products leave open that the residual stream was turned.
+        doubts: sentences on what differs where spectra do not.
     """
     if found.verdict not in ("same function", "derived"):
         return ()
-    return tuple(_signs(found, a, b, limits))
+    turned = (
+        f"The products have cosine {found.cosine:.2f}: the residual stream was turned, or only the spectra agree.",
+    )
+    return (
+        *doubts,
+        *_signs(found, a, b, limits, bool(doubts)),
+        *(turned if is_turned and found.basis == "spectra" else ()),
+    )
 
 
-def _signs(found: Relation, a: LineageSource, b: LineageSource, limits: Thresholds) -> Iterator[str]:
+def _signs(
+    found: Relation, a: LineageSource, b: LineageSource, limits: Thresholds, is_explained: bool
+) -> Iterator[str]:
     how: list[str] = []
     if a.zeros is not None and b.zeros is not None and abs(a.zeros - b.zeros) > _PRUNED:
         more, less = (a, b) if a.zeros > b.zeros else (b, a)
@@ -76,7 +89,7 @@ def _signs(found: Relation, a: LineageSource, b: LineageSource, limits: Threshol
     if a.heads != b.heads:
         how.append(f"{a.label} has {a.heads} heads a layer and {b.label} {b.heads}.")
     yield from how
-    if found.verdict == "derived":
+    if found.verdict == "derived" and not is_explained:
         still = [
             name
             for name, value in (("attention", found.attention), ("the MLP", found.mlp))
@@ -89,10 +102,6 @@ def _signs(found: Relation, a: LineageSource, b: LineageSource, limits: Threshol
         carried = [layer for layer in found.layers if layer.carries]
         if 0 < len(carried) < len(found.layers):
             yield f"{len(carried)} of {len(found.layers)} layers carry it: {ranges(x.layer_b for x in carried)}."
-    if found.cosine is not None and found.cosine < limits.turned and found.basis == "spectra":
-        yield (
-            f"The products have cosine {found.cosine:.2f}: the residual stream was turned, or only the spectra agree."
-        )
 
 
 def ranges(layers: Iterable[int | None]) -> str:

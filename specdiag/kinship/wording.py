@@ -27,7 +27,7 @@ _MEANINGS: dict[LineageVerdict, str] = {
     "no relation shown": "{a} and {b} differ as much as unequal layers do",
     "not comparable": "{reason}",
 }
-NOT_LOOKED_AT = "Embeddings, the head, the last norm, and biases of outputs and values were not compared."
+NOT_LOOKED_AT = "Embeddings, the head and the last norm were not compared."
 
 
 def headline(found: Relation) -> str:

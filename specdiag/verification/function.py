@@ -28,6 +28,6 @@ def with_function(found: Verification, before: Checkpoint, after: Checkpoint) ->
     sentence = {
         "same function": "The functions of the layers differ by no more than rounding to 8 bits changes them: the "
         f"copy is in another form, or was trained a little further ({numbers}).",
-        "derived": f"The layers compute something else, and the models are kin ({numbers}).",
+        "derived": f"The layers were not shown to compute the same, and the models are kin ({numbers}).",
     }.get(relation.verdict, f"The layers compute something else ({numbers}).")
     return replace(found, function=relation.verdict, notes=(*found.notes, sentence))
