@@ -122,7 +122,7 @@ class _Stream:
         for i, block in enumerate(self._blocks):
             for name, look in self._parts(i, block):
                 try:
-                    outputs = look()
+                    outputs = _numbers(look)
                 except UnknownWiring as error:
                     found.left_out[str(error)].append(f"{name} of {block.path}")
                     continue
@@ -163,6 +163,22 @@ class _Stream:
         return [Channel(component=component, channel=int(i), size=float(rows[i]) / middle) for i in top if middle > 0]
 
 
+def _numbers(look: Callable[[], Outputs]) -> Outputs:
+    """Look at a part whose products may exceed float64.
+
+    Raises:
+        UnknownWiring: they do, or nothing is known of it.
+    """
+    with np.errstate(all="ignore"):
+        try:
+            outputs = look()
+        except np.linalg.LinAlgError as error:
+            raise UnknownWiring(f"its products are too large or too small for float64 ({error})") from error
+    if not np.isfinite([row.bound for row in (*outputs.ranges, *outputs.scores)]).all():
+        raise UnknownWiring("its products are too large or too small for float64")
+    return outputs
+
+
 def look_at_router(block: Block, weight: Weight, norm: StoredNorm | None, setting: Setting) -> Outputs:
     """Bound the outputs of a router.
 
@@ -176,7 +192,9 @@ def look_at_router(block: Block, weight: Weight, norm: StoredNorm | None, settin
         return Outputs([], [], [])
     device = setting.algebra.device
     return Outputs(
-        [reader_range(weight, fold_reader(finite(weight, device), norm.read(device)), block, setting, "router")], [], []
+        [reader_range(weight, fold_reader(finite(weight, device), norm.finite(device)), block, setting, "router")],
+        [],
+        [],
     )
 
 
@@ -190,7 +208,7 @@ def look_at_norms(block: Block, norms: Mapping[str, StoredNorm], setting: Settin
     """
     found = Outputs([], [], [])
     for name, stored in norms.items():
-        norm = stored.read()
+        norm = stored.finite()
         bias = 0.0 if norm.bias is None else np.abs(norm.bias)
         bounds = len(norm.gain) ** 0.5 * np.abs(norm.gain) + bias
         found.ranges.append(

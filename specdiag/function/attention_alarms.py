@@ -109,7 +109,7 @@ def look_at_attention(
         setting: of the piece.
     """
     device = setting.algebra.device
-    norm, kv_norm = (None if given is None else given.read(device) for given in (feeding, of_keys))
+    norm, kv_norm = (None if given is None else given.finite(device) for given in (feeding, of_keys))
     width, kv_width, head_dim = attention.o.shape[0], attention.v.shape[1], attention.head_dim
     v, o = finite(attention.v, device), finite(attention.o, device)
     folded = fold_reader(v, kv_norm)
@@ -161,7 +161,7 @@ def _scores(
     at = None
     if attention.head_norms is not None:
         q, k = attention.head_norms
-        bounds = bounds_of_norms(heads, HeadNorm(q_gain=q.read().gain, k_gain=k.read().gain), scale)
+        bounds = bounds_of_norms(heads, HeadNorm(q_gain=q.finite().gain, k_gain=k.finite().gain), scale)
     elif not has_norm:
         raise UnknownWiring("it reads the raw stream, whose size nothing bounds")
     else:

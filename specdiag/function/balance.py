@@ -66,4 +66,8 @@ def _halves(left: Array, right: Array) -> tuple[Array, Array]:
     u, sigma, w = singular(r_left @ swapped(r_right))
     root = sigma[:, None, :] ** 0.5
     n = root.shape[-1]
-    return q_left @ (u[..., :n] * root), q_right @ (swapped(w)[..., :n] * root)
+    halves = q_left @ (u[..., :n] * root), q_right @ (swapped(w)[..., :n] * root)
+    if n == left.shape[-1]:
+        return halves
+    rest = left.shape[-1] - n  # heads with more rows than the stream has channels
+    return joined([halves[0], left[..., :rest] * 0], -1), joined([halves[1], right[..., :rest] * 0], -1)

@@ -13,6 +13,7 @@ from specdiag.architecture.biases import bias_name
 from specdiag.architecture.names import is_kernel
 from specdiag.architecture.wiring import UnknownWiring, Wiring, rotated_rows
 from specdiag.checkpoint.tensors import StoredTensor, WeightMatrix
+from specdiag.function.activations import power_of, stated_activation
 from specdiag.function.norms import Norms
 from specdiag.function.parts import Attention, Block, Mlp
 from specdiag.function.stored import StoredNorm, Weight, has_cut
@@ -22,16 +23,6 @@ READERS = ("q", "k", "v", "gate", "up", "router")
 WRITERS = ("o", "down")
 """Roles of matrices that read the stream, and of those that write to it."""
 _WIDTH = ("hidden_size", "n_embd", "d_model", "dim", "embed_dim")
-_ACTIVATION = (
-    "hidden_act",
-    "activation_function",
-    "hidden_activation",
-    "activation",
-    "mlp_hidden_act",
-    "feed_forward_proj",
-)
-_POWERS = {"relu": 1, "leaky_relu": 1, "relu2": 2, "relu_squared": 2, "squared_relu": 2}
-"""p where act(s x) = s^p act(x) for any s > 0."""
 _ANGLES = re.compile(r"(?:.*\.)?(?:rope\.freqs|rotary_emb\.inv_freq|rotary_pos_emb\.inv_freq)")
 _EXPERT = re.compile(r"(?:^|\.)experts?\.(\d+)\.")
 T = TypeVar("T")
@@ -71,13 +62,18 @@ class Finder:
             leave_out: called with a part that is left out, and the reason.
         """
 
+        strange = self._norms.strange()
+
         def unless_unknown(what: str, find: Callable[[], T]) -> T | None:
             try:
-                self._norms.require_no_others()
-                return find()
+                found = find()
             except UnknownWiring as error:
-                leave_out(what, str(error))
+                leave_out(what, strange or str(error))
                 return None
+            if found and strange is not None:
+                leave_out(what, strange)
+                return None
+            return found
 
         return Block(
             path=self._path,
@@ -93,7 +89,10 @@ class Finder:
     def _attention(self) -> Attention | None:
         found = self._heads(is_cross=False)
         if found is None:
-            return None
+            raise UnknownWiring("none of its matrices was recognised")
+        kinds = [part["position_embedding_type"] for part in self._chain if "position_embedding_type" in part]
+        if kinds and str(kinds[0]).startswith("relative_key"):
+            raise UnknownWiring(f"position embeddings of type {kinds[0]} multiply its queries and keys")
         norm = self._norms.find(self._wiring.attn_in)
         return replace(
             found,
@@ -153,6 +152,8 @@ class Finder:
 
     def _mlps(self) -> tuple[Mlp, ...]:
         matrices = [m for m in self._matrices if m.module.family == "mlp"]
+        if not matrices:
+            raise UnknownWiring("none of its matrices was recognised")
         by_expert: dict[int | None, list[WeightMatrix]] = defaultdict(list)
         for matrix in matrices:
             by_expert[_expert(matrix)].append(matrix)
@@ -165,7 +166,11 @@ class Finder:
                 norm=norm,
                 out=out,
                 expert=expert,
-                power=self._power(is_gated=any(m.module.role == "gate" for m in held)),
+                power=power_of(
+                    stated_activation(self._chain),
+                    self._wiring.activation,
+                    is_gated=any(m.module.role == "gate" for m in held),
+                ),
             )
             for expert, held in by_expert.items()
         )
@@ -204,17 +209,6 @@ class Finder:
         if len(votes) > 1:
             raise UnknownWiring("its matrices lie both ways, (out, in) and (in, out)")
         return votes.pop() if votes else is_kernel(self._matrices[0].name)
-
-    def _power(self, *, is_gated: bool) -> int | None:
-        """Tell by the activation how neurons can be rescaled."""
-        named = (value for part in self._chain for key in _ACTIVATION if isinstance(value := part.get(key), str))
-        activation = next(named, self._wiring.activation)
-        if activation is None and not is_gated:
-            raise UnknownWiring("the config does not name its activation, which says how neurons can be rescaled")
-        power = _POWERS.get((activation or "").lower().removeprefix("gated-"))
-        if is_gated and power is not None:
-            raise UnknownWiring(f"rows of a gate with {activation} can be rescaled as well, which is not taken out")
-        return 1 if is_gated else power
 
 
 def _common_side(matrices: Sequence[WeightMatrix]) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from specdiag.function.activations import stated_activation
 from specdiag.function.arrays import Array, living_ratio, norms, on_host, smaller
 from specdiag.function.attention_alarms import Outputs, Setting, range_of, reader_range
 from specdiag.function.balance import balance_neurons
@@ -40,7 +41,7 @@ def look_at_mlp(block: Block, mlp: Mlp, feeding: StoredNorm | None, setting: Set
         setting: of the piece.
     """
     device = setting.algebra.device
-    norm = None if feeding is None else feeding.read(device)
+    norm = None if feeding is None else feeding.finite(device)
     down, up = finite(mlp.down, device), fold_reader(finite(mlp.up, device), norm)
     gate = None if mlp.gate is None else fold_reader(finite(mlp.gate, device), norm)
     written = fold_writer(down.weight, is_layer=block.wiring.norm == "layer")
@@ -53,7 +54,7 @@ def look_at_mlp(block: Block, mlp: Mlp, feeding: StoredNorm | None, setting: Set
     if gate is not None and mlp.gate is not None:
         found.ranges.append(reader_range(mlp.gate, gate, block, setting, "gate"))
     found.ranges.append(reader_range(mlp.up, up, block, setting, "up"))
-    activation = activation_of(setting) or (block.wiring.activation if gate is None else None)
+    activation = stated_activation(setting.chain) or (block.wiring.activation if gate is None else None)
     if activation is not None and not is_tame(activation):
         found.note = f"outputs of its activation {activation} are not bounded by their inputs"
         return found
@@ -66,18 +67,6 @@ def look_at_mlp(block: Block, mlp: Mlp, feeding: StoredNorm | None, setting: Set
         outer = _gated_outer(down, outer, gate, up, setting)
     found.ranges.append(range_of(mlp.down, block, setting, outer, down.bias, "down"))
     return found
-
-
-def activation_of(setting: Setting) -> str | None:
-    """Find the activation in the config; None where it says none: the defaults of gated architectures are tame.
-
-    Args:
-        setting: of the piece.
-    """
-    keys = (
-        "hidden_act", "activation_function", "hidden_activation", "activation", "mlp_hidden_act", "feed_forward_proj",
-    )  # fmt: skip
-    return next((v for part in setting.chain for key in keys if isinstance(v := part.get(key), str)), None)
 
 
 def is_tame(activation: str) -> bool:
@@ -95,7 +84,7 @@ def _row_norms(mlp: Mlp, written: Array) -> Array:
     rows = on_host((written * written).sum(axis=1))
     if mlp.out is None:
         return rows
-    return rows / max(float(rows.sum()), np.finfo(np.float64).tiny) * np.square(mlp.out.read().gain)
+    return rows / max(float(rows.sum()), np.finfo(np.float64).tiny) * np.square(mlp.out.finite().gain)
 
 
 def _plain_outer(down: Reader, up: Reader, setting: Setting, *, can_scale: bool) -> Array:

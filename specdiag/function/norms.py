@@ -92,19 +92,14 @@ class Norms:
         adds_one = self.wiring.gain == "1+g"
         return StoredNorm(q, None, adds_one, is_layer=False), StoredNorm(k, None, adds_one, is_layer=False)
 
-    def require_no_others(self) -> None:
-        """Refuse a block with a further norm, which may stand where nothing can be folded.
-
-        Raises:
-            UnknownWiring: there is one.
-        """
+    def strange(self) -> str | None:
+        """Describe a norm that the wiring does not name, which may stand where nothing can be folded."""
         if self.wiring.stream == "post":
-            return
+            return None
         known = self.wiring.norms | {self.wiring.q_norm, self.wiring.k_norm}
         holders = {name.rpartition(".")[0] or name for name in self._vectors()}
         strange = sorted(h for h in holders if "." not in h and _NORM.fullmatch(h) and h not in known)
-        if strange:
-            raise UnknownWiring(f"it has a norm {strange[0]}, which its wiring does not name")
+        return f"it has a norm {strange[0]}, which its wiring does not name" if strange else None
 
     def _vectors(self) -> list[str]:
         """Names of the block's vectors and tables of gains, relative to it."""

@@ -121,6 +121,20 @@ class StoredNorm:
         bias = None if self.bias is None else placed(_vector(self.bias), device)
         return Norm(1 + gain if self.adds_one else gain, bias, self.is_layer)
 
+    def finite(self, device: str = "cpu") -> Norm:
+        """Read gain and bias.
+
+        Args:
+            device: on which they are to be computed with.
+
+        Raises:
+            UnknownWiring: a value is not finite.
+        """
+        norm = self.read(device)
+        if not is_finite(norm.gain) or (norm.bias is not None and not is_finite(norm.bias)):
+            raise UnknownWiring(f"{self.gain.name} or its bias holds values that are not finite")
+        return norm
+
 
 def _vector(tensor: StoredTensor) -> Array:
     return FLOAT_TYPES[tensor.values_dtype].widen(tensor.read(None), np.dtype(np.float64)).reshape(-1)
