@@ -16,7 +16,7 @@ from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.function import effective, responses
 from specdiag.function.arrays import Array, inner, joined, norms, on_host, placed, repeated, swapped
 from specdiag.function.attention import Scoring
-from specdiag.function.parts import Attention, Block
+from specdiag.function.parts import Attention, Block, Mlp
 from specdiag.kinship.distances import HeadPairs
 from specdiag.spectra.float_types import FLOAT_TYPES
 
@@ -38,11 +38,13 @@ class Side:
         block: its block.
         attention: self-attention of that block, or its cross-attention.
         order: the heads that stand beside those of the other model.
+        turn: T of the residual stream from the other model to this one, shape [d, d]; None where it was not turned.
     """
 
     block: Block
     attention: Attention
     order: Order
+    turn: Array | None = None
 
 
 def attention_agreement(a: Side, b: Side, device: str) -> dict[Part, float]:
@@ -56,25 +58,20 @@ def attention_agreement(a: Side, b: Side, device: str) -> dict[Part, float]:
     Raises:
         SourceError: a tensor cannot be read.
     """
-    scores = [effective.normalised_scores(side.block, side.attention, device) for side in (a, b)]
-    moves = [effective.moves(side.block, side.attention, device) for side in (a, b)]
-    values = [
-        (swapped(m.o)[list(s.order)], repeated(m.v, len(m.o) // len(m.v))[list(s.order)])
-        for m, s in zip(moves, (a, b), strict=True)
-    ]
-    ordered = [_ordered(heads, side.order) for heads, side in zip(scores, (a, b), strict=True)]
+    values = [_moving(side, device) for side in (a, b)]
+    ordered = [_scoring(side, device) for side in (a, b)]
     table = _tables(_moved, *values)
     size = [float(squares.sum()) ** 0.5 or 1.0 for squares in (table[0], table[2])]
     table /= np.array([[size[0] ** 2], [size[0] * size[1]], [size[1] ** 2]])
     first, second = (
-        on_host(responses.constant(side.block, side.attention, device)) / n
+        on_host(_back(responses.constant(side.block, side.attention, device)[None], side.turn, device)) / n
         for side, n in zip((a, b), size, strict=True)
     )
     apart, whole = inner(first - second, first - second), 2 + inner(first, first) + inner(second, second)
     return {"scores": _mean(_tables(_planes, *ordered)), "outputs": min(_mean(table), 1 - apart / whole)}
 
 
-def mlp_agreement(a: Block, b: Block, device: str) -> dict[Part, float]:
+def mlp_agreement(a: Side, b: Side, device: str) -> dict[Part, float]:
     """Compute how far the MLPs of two layers agree on the same random inputs, experts matched, and their routers.
 
     The activation is taken as max(x, 0): one that mixes no neurons is as good as another.
@@ -87,21 +84,18 @@ def mlp_agreement(a: Block, b: Block, device: str) -> dict[Part, float]:
     Raises:
         SourceError: a tensor cannot be read.
     """
-    if not a.mlps:
+    mlps = a.block.mlps
+    if not mlps:
         return {}
-    n = _PROBES if len(a.mlps) == 1 else _OF_EXPERTS
-    width = a.mlps[0].up.shape[1]
-    probes = placed(np.random.default_rng(0).standard_normal((width, n)), device)
-    sides = [
-        np.stack([on_host(responses.response(block, mlp, probes, device)).ravel() for mlp in block.mlps])
-        for block in (a, b)
-    ]
+    n = _PROBES if len(mlps) == 1 else _OF_EXPERTS
+    probes = placed(np.random.default_rng(0).standard_normal((n, mlps[0].up.shape[1])), device)
+    sides = [np.stack([_response(side, mlp, probes, device) for mlp in side.block.mlps]) for side in (a, b)]
     rows, cols = _matched(sides[0] @ sides[1].T, *(norms(side, 1) for side in sides))
     pair = [sides[0][rows], sides[1][cols]]
     found: dict[Part, float] = {"mlp": _mean(_tables(_rowwise, *pair))}
-    if a.router is not None and b.router is not None:
-        routers = [on_host(responses.router_with_bias(*block.router, device)) for block in (a, b) if block.router]
-        experts = [[mlp.expert or 0 for mlp in block.mlps] for block in (a, b)]
+    routers = [_router(side, device) for side in (a, b) if side.block.router is not None]
+    if len(routers) == 2:
+        experts = [[mlp.expert or 0 for mlp in side.block.mlps] for side in (a, b)]
         found["router"] = agreement(routers[0][np.take(experts[0], rows)], routers[1][np.take(experts[1], cols)])
     return found
 
@@ -163,9 +157,37 @@ def _matched(products: Array, of_a: Array, of_b: Array) -> HeadPairs:
     return linear_sum_assignment(-cosines)
 
 
-def _ordered(heads: Scoring, order: Order) -> Scoring:
+def _scoring(side: Side, device: str) -> Scoring:
+    """Give queries and keys in the order and the basis of the other model, one key a head."""
+    heads, order = effective.normalised_scores(side.block, side.attention, device), list(side.order)
     keys = repeated(heads.k, len(heads.q) // len(heads.k))
-    return replace(heads, q=heads.q[list(order)], k=keys[list(order)])
+    return replace(heads, q=_back(heads.q[order], side.turn, device), k=_back(keys[order], side.turn, device))
+
+
+def _moving(side: Side, device: str) -> tuple[Array, Array]:
+    """Give outputs, transposed, and values of heads in the order and the basis of the other model, shape [H, h, d]."""
+    heads, order = effective.moves(side.block, side.attention, device), list(side.order)
+    values = repeated(heads.v, len(heads.o) // len(heads.v))
+    return _back(swapped(heads.o)[order], side.turn, device), _back(values[order], side.turn, device)
+
+
+def _response(side: Side, mlp: Mlp, probes: Array, device: str) -> Array:
+    inputs = probes if side.turn is None else probes @ placed(side.turn, device)
+    found = responses.response(side.block, mlp, swapped(inputs), device)
+    return on_host(_back(swapped(found), side.turn, device)).ravel()
+
+
+def _router(side: Side, device: str) -> Array:
+    assert side.block.router is not None
+    return on_host(_back(responses.router_with_bias(*side.block.router, device), side.turn, device))
+
+
+def _back(rows: Array, turn: Array | None, device: str) -> Array:
+    """Turn rows of the stream back, shape [..., d], and leave a column of biases behind them as it is."""
+    if turn is None:
+        return rows
+    width, back = len(turn), placed(turn.T, device)
+    return joined([rows[..., :width] @ back, rows[..., width:]], -1)
 
 
 def _planes(a: Scoring, b: Scoring) -> Array:

@@ -17,6 +17,7 @@ from specdiag.kinship.models import Model
 from specdiag.kinship.records import Thresholds
 from specdiag.kinship.signs import ranges, weights_of
 from specdiag.kinship.stated import different_settings
+from specdiag.kinship.turning import turn_between
 
 _TOLD: Mapping[Part, str] = {
     "scores": "Queries and keys score otherwise at other distances, or by their biases",
@@ -24,6 +25,11 @@ _TOLD: Mapping[Part, str] = {
     "mlp": "The MLP answers the same inputs otherwise",
     "router": "The router sends tokens to other experts",
 }
+
+_ONLY_SPECTRA = (
+    "Only the spectra agree: the residual stream may have been turned, and no embeddings of both models tell by how "
+    "much."
+)
 
 
 def doubts(
@@ -43,7 +49,7 @@ def doubts(
         places: of the layers side by side.
         limits: of cosines.
         device: where they are computed.
-        is_turned: whether the residual stream of one is turned: then no layer can be compared further.
+        is_turned: whether the residual stream of one is turned; embeddings tell by how much.
 
     Raises:
         SourceError: a tensor cannot be read.
@@ -51,7 +57,13 @@ def doubts(
     a, b = models
     found = [f"The configs differ: {', '.join(named)}." for named in [list(_settings(a, b))] if named]
     found += [f"{side.record.label} was not compared whole. {side.left_out[0]}" for side in models if side.left_out]
-    return found if is_turned else found + list(_of_layers(models, prints, places, limits, device))
+    turn = None
+    if is_turned:
+        of_one = len({block.component for model in models for block in model.blocks.values()}) == 1
+        turn = turn_between(a.checkpoint, b.checkpoint, a.record.width) if of_one else None
+        if turn is None:
+            return [*found, _ONLY_SPECTRA]
+    return found + list(_of_layers(models, prints, places, limits, device, turn))
 
 
 def _settings(a: Model, b: Model) -> Iterator[str]:
@@ -64,6 +76,7 @@ def _of_layers(
     places: Indices,
     limits: Thresholds,
     device: str,
+    turn: Array | None,
 ) -> Iterator[str]:
     low: dict[str, dict[int | None, float]] = defaultdict(dict)
     parts = [_parts(model) for model in models]
@@ -73,11 +86,11 @@ def _of_layers(
             known[s.component, s.layer] for known, s in zip(parts, spectra, strict=True)
         )
         rows, cols = match_heads(*(Logs.of(s) for s in spectra))
-        sides = Side(block_a, attention_a, rows.tolist()), Side(block_b, attention_b, cols.tolist())
+        sides = Side(block_a, attention_a, rows.tolist()), Side(block_b, attention_b, cols.tolist(), turn)
         values = attention_agreement(*sides, device)
         named = {_TOLD[part]: value for part, value in values.items()}
         if attention_a is block_a.attention:
-            named |= {_TOLD[part]: value for part, value in mlp_agreement(block_a, block_b, device).items()}
+            named |= {_TOLD[part]: value for part, value in mlp_agreement(*sides, device).items()}
             named |= _others(sides, models)
         for name, value in named.items():
             if not value > limits.same_cosine:

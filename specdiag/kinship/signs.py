@@ -60,7 +60,9 @@ def signs(
     if found.verdict not in ("same function", "derived"):
         return ()
     turned = (
-        f"The products have cosine {found.cosine:.2f}: the residual stream was turned, or only the spectra agree.",
+        f"The products have cosine {found.cosine:.2f}: the residual stream was turned."
+        if found.verdict == "same function"
+        else f"The products have cosine {found.cosine:.2f}: the residual stream was turned, or only the spectra agree.",
     )
     return (
         *doubts,

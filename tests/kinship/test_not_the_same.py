@@ -188,3 +188,48 @@ def test_a_bias_of_the_mlp_of_a_llama_is_compared():
     biased[1] = {n: v * 2 if n.endswith("up_proj.bias") else v for n, v in biased[1].items()}
     found = specdiag.lineage(*(from_state_dict(b, config=config()) for b in biased), device="cpu")
     assert found.relations[0].verdict == "derived"
+
+
+def test_a_turned_stream_does_not_hide_a_change():
+    from lineage_forms import turned
+
+    state = llama()
+    other = turned(state)
+    assert specdiag.lineage(opened(state), opened(other), device="cpu").relations[0].verdict == "same function"
+    mix = torch.linalg.qr(normal(12, 12)).Q
+    for i in range(5):
+        for name in ("q", "k"):
+            key = f"model.layers.{i}.self_attn.{name}_proj.weight"
+            other[key] = (mix @ other[key].unflatten(0, (-1, 12))).flatten(0, 1)
+    found = specdiag.lineage(opened(state), opened(other), device="cpu").relations[0]
+    assert found.worst < 1e-6
+    assert (found.verdict, "distances" in found.signs[0]) == ("derived", True)
+
+
+def test_spectra_without_their_vectors_are_no_same_function():
+    """Every product turned by another rotation on either side."""
+    state = llama()
+    other = dict(state)
+    for name, value in state.items():
+        if ".layers." in name and value.ndim == 2:
+            left, right = (torch.linalg.qr(normal(48, 48)).Q for _ in range(2))
+            is_writer = "o_proj" in name or "down" in name
+            other[name] = left @ value if is_writer else value @ right
+    for i in range(5):
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            other[f"model.layers.{i}.{norm}.weight"] = torch.ones(48).double()
+    plain = {n: torch.ones(48).double() if "layernorm" in n else v for n, v in state.items()}
+    found = specdiag.lineage(opened(plain), opened(other), device="cpu").relations[0]
+    assert found.verdict != "same function"
+    without = [{n: v for n, v in side.items() if "embed" not in n} for side in (plain, other)]
+    assert specdiag.lineage(*map(opened, without), device="cpu").relations[0].verdict != "same function"
+
+
+def test_a_turned_stream_without_embeddings_is_not_decided():
+    from lineage_forms import turned
+
+    state = llama()
+    sides = [{n: v for n, v in side.items() if "embed" not in n and "head" not in n} for side in (state, turned(state))]
+    found = specdiag.lineage(*map(opened, sides), device="cpu").relations[0]
+    assert found.verdict == "derived"
+    assert "no embeddings of both models" in found.signs[0]
