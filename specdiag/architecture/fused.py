@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from specdiag.architecture import config as settings
 from specdiag.architecture.names import Name
@@ -23,8 +24,7 @@ class UnknownLayout(Exception):
     """The parts cannot be told apart; the message is the reason, for the report."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tensor:
+class Tensor(Struct, frozen=True):
     """A fused matrix and what is known about it.
 
     Attributes:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from specdiag.checkpoint.long_names import brief
 from specdiag.checkpoint.tensors import StoredTensor

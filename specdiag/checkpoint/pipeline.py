@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import cast
 
 import msgspec
@@ -82,14 +81,14 @@ def _stored(components: Mapping[str, Checkpoint]) -> tuple[StoredTensor, ...] | 
     for name, part in components.items():
         if part.stored is None:
             return None
-        stored += (replace(tensor, name=f"{name}.{tensor.name}") for tensor in part.stored)
+        stored += (msgspec.structs.replace(tensor, name=f"{name}.{tensor.name}") for tensor in part.stored)
     return tuple(stored)
 
 
 def _within(component: str, matrix: WeightMatrix) -> WeightMatrix:
     inner = matrix.module.component
     module = msgspec.structs.replace(matrix.module, component=f"{component}.{inner}" if inner else component)
-    return replace(matrix, name=f"{component}.{matrix.name}", module=module)
+    return msgspec.structs.replace(matrix, name=f"{component}.{matrix.name}", module=module)
 
 
 def _is_model(entry: object) -> bool:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
+from msgspec.structs import replace
 
 from specdiag.architecture.scanned import Scan, find_scanned
 from specdiag.checkpoint.tensors import StoredTensor

@@ -11,6 +11,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec import Struct
 
 from specdiag.checkpoint.opening import Opening
 from specdiag.files import Table
@@ -92,8 +93,7 @@ class Division:
     together: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class StoredTensor:
+class StoredTensor(Struct, frozen=True):
     """A tensor of a checkpoint, listed from a header and not yet read.
 
     A quantised weight is one too: `shape` is then that of the weight, and `read` dequantises.
@@ -123,7 +123,7 @@ class StoredTensor:
     dtype: str
     nbytes: int
     file: str
-    read: Callable[[int | None], RawArray] = field(repr=False)
+    read: Callable[[int | None], RawArray]
     storage: Hashable | None = None
     values: str | None = None
     rounding: Rounding | None = None
@@ -132,7 +132,7 @@ class StoredTensor:
     parametrized: bool = False
     scratch: int = 0
     products: float = 0.0
-    computed_from: tuple[tuple[StoredTensor, int | None], ...] = field(default=(), repr=False, compare=False)
+    computed_from: tuple[tuple[StoredTensor, int | None], ...] = ()
     owner: int | None = None
     division: Division | None = None
 
@@ -142,8 +142,7 @@ class StoredTensor:
         return self.values or self.dtype
 
 
-@dataclass(frozen=True, slots=True)
-class WeightMatrix:
+class WeightMatrix(Struct, frozen=True):
     """A weight matrix: a stored tensor, or one part of a fused or stacked one. Its values are read on `load`.
 
     Attributes:
@@ -165,8 +164,8 @@ class WeightMatrix:
     module: ModuleRole
     shape: tuple[int, int]
     n_slices: int
-    tensor: StoredTensor = field(repr=False)
-    slicer: Slicer = field(repr=False)
+    tensor: StoredTensor
+    slicer: Slicer
     rank: int | None = None
     ratios: tuple[float, float] | None = None
     balanced_eps: float | None = None

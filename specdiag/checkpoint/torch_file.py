@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import torch
+from msgspec.structs import replace
 
 from specdiag.checkpoint.dtensors import refuse_shards
 from specdiag.checkpoint.inert import Inert

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import cast
+
+from msgspec.structs import replace
 
 from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.errors import SourceError

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from specdiag.architecture.wrapper_names import WRAPPERS, without_wrappers
 from specdiag.checkpoint.parametrised import compute_parametrised

@@ -7,7 +7,7 @@ a small core with the same singular values is computed, as of an adapter's updat
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, takewhile
 from math import prod
@@ -117,7 +117,7 @@ def _mlp(block: Block, mlp: Mlp, device: str) -> Iterator[WeightMatrix]:
         found = _row(block, role, "mlp", held, shape, compute, device, products)
         is_apart = expert is None or mlp.up.matrix.module.part is None
         part = role if is_apart else f"{expert}.{role}"
-        return replace(found, module=structs.replace(found.module, part=part))
+        return structs.replace(found, module=structs.replace(found.module, part=part))
 
     if mlp.power is None:
         yield row("up", (m, width + _has_bias(mlp.up, mlp)), partial(effective.read, mlp.up, mlp.norm))
@@ -128,7 +128,7 @@ def _mlp(block: Block, mlp: Mlp, device: str) -> Iterator[WeightMatrix]:
     n = min(m, width)
     product = row("du", (n, n), partial(effective.du, block, mlp), float(m) * width * n)
     ratios = (width / m, 1.0) if m >= width else (m / width, m / width)
-    yield replace(product, shape=(width, width), rank=n, ratios=ratios)
+    yield structs.replace(product, shape=(width, width), rank=n, ratios=ratios)
 
 
 def _has_bias(weight: Weight, mlp: Mlp) -> bool:
@@ -219,7 +219,7 @@ def _together(
         part = "balanced" if stored.module.part is None else f"{stored.module.part}.balanced"
         slicer = Slicer((1, size, width), select=(slice(end - size, end),))
         module = structs.replace(stored.module, part=part)
-        found[stored.key] = replace(
+        found[stored.key] = structs.replace(
             stored, module=module, shape=(size, width), tensor=tensor, slicer=slicer, balanced_eps=eps
         )
     return found

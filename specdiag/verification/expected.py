@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from msgspec import structs
 
 from specdiag.checkpoint.adapters.adapter import Adapter
 from specdiag.checkpoint.adapters.defects import broken_promises
@@ -114,7 +115,7 @@ def expect(adapter: Adapter | None, base: Sequence[StoredTensor], where: str, on
         for name, reason in broken_promises(adapter, tensors)
     )
     tied = {name: update for name, update in places.values() if name not in tensors}
-    of_ties = {name: replace(brought[name], name=name) for name in tied if name in brought}
+    of_ties = {name: structs.replace(brought[name], name=name) for name in tied if name in brought}
     return Expected(expected, tensors | of_ties, updates, (*strange, *lost, *rest), tied)
 
 
@@ -134,7 +135,7 @@ def _with_bias(base: StoredTensor, bias: StoredTensor, update: Update) -> Stored
         own, added = (FLOAT_TYPES[t.values_dtype].widen(t.read(None), wide) for t in (base, bias))
         return (own + update.scale() * added).astype(np.float64 if base.values_dtype == "F64" else np.float32)
 
-    return replace(base, read=read, values=_wide(base), rounding=None)
+    return structs.replace(base, read=read, values=_wide(base), rounding=None)
 
 
 def merged_by(update: Update, base: StoredTensor, times: int = 1) -> StoredTensor:
@@ -152,7 +153,7 @@ def merged_by(update: Update, base: StoredTensor, times: int = 1) -> StoredTenso
             raw, kind = update.added_to(raw, kind), FLOAT_TYPES[_wide(base)]
         return raw
 
-    return replace(base, read=read, values=_wide(base), rounding=None)
+    return structs.replace(base, read=read, values=_wide(base), rounding=None)
 
 
 def product(update: Update, base: StoredTensor) -> StoredTensor:
@@ -167,7 +168,7 @@ def product(update: Update, base: StoredTensor) -> StoredTensor:
     def read(_: int | None) -> RawArray:
         return plain.added_to(np.zeros(base.shape), FLOAT_TYPES["F64"])
 
-    return replace(base, read=read, dtype="F64", values="F64", rounding=None)
+    return structs.replace(base, read=read, dtype="F64", values="F64", rounding=None)
 
 
 def change(update: Update, base: StoredTensor) -> StoredTensor:
@@ -186,7 +187,7 @@ def change(update: Update, base: StoredTensor) -> StoredTensor:
         after, before = (FLOAT_TYPES[t.values_dtype].widen(t.read(None), wide) for t in (merged, base))
         return after - before
 
-    return replace(base, read=read, dtype="F64", values="F64", rounding=None)
+    return structs.replace(base, read=read, dtype="F64", values="F64", rounding=None)
 
 
 def roundings(update: Update, base: StoredTensor, kind: FloatType) -> Iterator[tuple[str, StoredTensor]]:
@@ -226,7 +227,7 @@ def added(base: StoredTensor, delta: StoredTensor) -> StoredTensor:
         w = FLOAT_TYPES[base.values_dtype].widen(base.read(None), wide)
         return w + FLOAT_TYPES[delta.values_dtype].widen(delta.read(None), wide).reshape(w.shape)
 
-    return replace(base, read=read, values="F64", rounding=None)
+    return structs.replace(base, read=read, values="F64", rounding=None)
 
 
 def _narrowed(tensor: StoredTensor, kind: FloatType) -> StoredTensor:
@@ -234,7 +235,7 @@ def _narrowed(tensor: StoredTensor, kind: FloatType) -> StoredTensor:
         own = FLOAT_TYPES[tensor.values_dtype]
         return kind.narrow(own.widen(tensor.read(None), np.dtype(np.float64)))
 
-    return replace(tensor, read=read, dtype=kind.name, values=kind.name, rounding=None)
+    return structs.replace(tensor, read=read, dtype=kind.name, values=kind.name, rounding=None)
 
 
 def _wide(base: StoredTensor) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from command import python
+from msgspec.structs import replace
 from quantised_files import ALL, QUERY, SCALE, STEM, opened, reasons, weight, written
 from quantisers import Tensors, gpt_oss, int8
 

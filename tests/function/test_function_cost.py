@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from msgspec import structs
 from numpy.testing import assert_allclose
 from wired_models import random_model
 
@@ -65,7 +66,7 @@ def test_tensors_of_a_block_are_read_once() -> None:
             reads[matrix.tensor.name] += 1
             return matrix.tensor.read(index)
 
-        return replace(matrix, tensor=replace(matrix.tensor, read=read))
+        return structs.replace(matrix, tensor=structs.replace(matrix.tensor, read=read))
 
     checkpoint = replace(checkpoint, matrices=tuple(counted(m) for m in checkpoint.matrices))
     settings = resolved(AnalysisOptions(function=True, device="cpu"), checkpoint.opening)

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 
+from msgspec import structs
+
 from specdiag.architecture.names import one_of_each
 from specdiag.checkpoint.adapters.config import AdapterConfig
 from specdiag.checkpoint.adapters.names import Kind, Piece, may_adapt, take_apart
@@ -147,7 +149,7 @@ def read_adapter(
         updates=tuple(updates),
         weights=tuple(weights),
         tokens=known_tokens,
-        left_out=tuple(replace(stored[name], reason=reason) for name, reason in reasons.items()),
+        left_out=tuple(structs.replace(stored[name], reason=reason) for name, reason in reasons.items()),
         not_understood=tuple(n for n, why in reasons.items() if why not in _HARMLESS and n not in applied),
         config=config,
         n_tensors=len(tensors),
@@ -254,7 +256,7 @@ def _others(
             if name in weights:
                 second = f"a second weight for {name}"
                 reasons[tensor.name] = (_SINGLE, _VECTOR, second)[min(len(tensor.shape), 2)]
-            weights.setdefault(name, replace(tensor, name=name))
+            weights.setdefault(name, structs.replace(tensor, name=name))
         elif piece.kind == "tokens":
             reasons[tensor.name] = TOKEN_ROWS
         else:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
+from msgspec.structs import replace
 
 from specdiag.checkpoint.adapters.adapter import HALF, NO_RANK, OTHER_RANK, Adapter, Tokens
 from specdiag.checkpoint.adapters.match import Names

@@ -44,7 +44,7 @@ def update_rows(adapter: Adapter, source: Source, config: Table, options: Sortin
     shapes = {weight.name: weight.shape for weight in adapter.weights}
     alone = [update for update in adapter.updates if update.name not in shapes]
     names = _readable([update.name for update in alone])
-    stand_ins = [replace(_stand_in(u), name=names[u.name]) for u in _first_of_each(alone)]
+    stand_ins = [msgspec.structs.replace(_stand_in(u), name=names[u.name]) for u in _first_of_each(alone)]
     tensors = [*adapter.weights, *stand_ins, *adapter.left_out]
     checkpoint = sort_tensors(tensors, source, config, options, [*notes, *_remarks(adapter)])
     shown = {readable: name for name, readable in names.items()}
@@ -58,7 +58,7 @@ def update_rows(adapter: Adapter, source: Source, config: Table, options: Sortin
         is_weight = matrix.name in shapes
         if is_weight:
             matrices.append(matrix)
-        matrices += _rows(replace(matrix, name=name), by_name[name], is_weight=is_weight)
+        matrices += _rows(msgspec.structs.replace(matrix, name=name), by_name[name], is_weight=is_weight)
     skipped = [msgspec.structs.replace(s, name=shown.get(s.name, s.name)) for s in checkpoint.skipped]
     reached = {m.name for m in matrices if m.rank is not None} | {s.name for s in skipped if s.name not in shapes}
     return replace(

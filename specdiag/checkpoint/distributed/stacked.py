@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import cast
 
 import numpy as np
+from msgspec.structs import replace
 
 from specdiag.checkpoint.distributed.folders import BACKEND, COMMON
 from specdiag.checkpoint.layouts.megatron_args import describe_model

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from specdiag.checkpoint.gguf.header import Header, TensorInfo, Value, read_header

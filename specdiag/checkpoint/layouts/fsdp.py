@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
+from msgspec.structs import replace
 
 from specdiag.checkpoint.distributed.joining import Piece, join_pieces
 from specdiag.checkpoint.layouts.numbered import by_numbers

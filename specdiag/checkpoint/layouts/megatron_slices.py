@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from specdiag.checkpoint.layouts.parallel import Tensors, join_slices, require_same_names
 from specdiag.checkpoint.layouts.pieces import concatenate

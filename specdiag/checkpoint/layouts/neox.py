@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from specdiag.checkpoint.layouts.extent import read_extent
 from specdiag.checkpoint.layouts.layer_files import file_name, require_all_layers

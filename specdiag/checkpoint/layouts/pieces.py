@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import cast
 
 import numpy as np
 import torch
+from msgspec.structs import replace
 
 from specdiag.checkpoint.file_map import FileMap
 from specdiag.checkpoint.formats import TORCH, recognise

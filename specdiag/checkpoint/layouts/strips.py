@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 
 import torch
+from msgspec.structs import replace
 
 from specdiag.checkpoint.layouts.pieces import TorchPart, fill_in_turn
 from specdiag.checkpoint.long_names import brief

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import cast
+
+from msgspec.structs import replace
 
 from specdiag.checkpoint.layouts.numbered import by_numbers
 from specdiag.checkpoint.layouts.pieces import Place, TorchPart

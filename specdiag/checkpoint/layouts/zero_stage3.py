@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import cast
 
 import torch
+from msgspec.structs import replace
 
 from specdiag.checkpoint.layouts.one_save import require_same
 from specdiag.checkpoint.layouts.pieces import Place, TorchPart

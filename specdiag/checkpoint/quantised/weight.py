@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from specdiag.checkpoint.tensors import Rounding, StoredTensor
@@ -22,8 +22,7 @@ class NotUnderstood(Exception):
     """Codes that cannot be turned into values; the message names the format and what is missing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Weight:
+class Weight(Struct, frozen=True):
     """A quantised weight.
 
     Attributes:
