@@ -110,8 +110,6 @@ def analyze(
         return
     ranks = None if dry_run else processes.join()
     opening, computing = split(given.arguments())
-    checkpoint = open_source(source, **opening)
-    show.provenance(checkpoint)
     if dry_run:
         from specdiag.system.paused_collection import paused_collection
 
@@ -120,8 +118,12 @@ def analyze(
         if idle := options.given(ctx, ("resume", "summary", "top", "reference")):
             raise UsageError(f"--dry-run computes nothing: leave out {options.listed(idle)}")
         with paused_collection():
+            checkpoint = open_source(source, **opening)
+            show.provenance(checkpoint)
             listing(checkpoint, given.arguments(), target)
         return
+    checkpoint = open_source(source, **opening)
+    show.provenance(checkpoint)
     from specdiag import analyze as run
     from specdiag.analysis.analyze import AnalysisFailed, Interrupted
 

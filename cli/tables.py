@@ -61,14 +61,29 @@ def draw(
         if room < min(longest, _LEAST_NAME):
             return Group(Text(legible(title), style="bold"), *_listed([cells[id(c)] for c in shown], shown, width))
         cells[first] = shorten(cells[first], room, legible("…"))
-    table = Table(box=None, header_style="dim", pad_edge=False)
+        wide[first] = max(map(cell_len, [legible(given[0].head), *cells[first]]))
     has_sentences = any(c.wraps for c in shown)
+    if not has_sentences and _taken(shown, wide) <= width:
+        lines = [Text(_line([legible(c.head) for c in shown], shown, wide), style="dim")]
+        for i, row in enumerate(rows):
+            lines.append(Text(_line([cells[id(c)][i] for c in shown], shown, wide), style=style(row)))
+        return Group(Text(legible(title), style="bold"), *lines)
+    table = Table(box=None, header_style="dim", pad_edge=False)
     for i, c in enumerate(shown):
         folds = c.wraps if has_sentences else i == 0
         table.add_column(legible(c.head), justify="right" if c.right else "left", overflow="fold", no_wrap=not folds)
     for i, row in enumerate(rows):
         table.add_row(*(Text(cells[id(c)][i]) for c in shown), style=style(row))
     return Group(Text(legible(title), style="bold"), table)
+
+
+def _line(cells: Sequence[str], columns: Sequence[Column[R]], wide: Mapping[int, int]) -> str:
+    """One row in which nothing is broken, each cell as wide as its column."""
+    padded: list[str] = []
+    for text, column in zip(cells, columns, strict=True):
+        gap = " " * (wide[id(column)] - cell_len(text))
+        padded.append(gap + text if column.right else text + gap)
+    return "  ".join(padded)
 
 
 def _listed(cells: Sequence[Sequence[str]], columns: Sequence[Column[R]], width: int) -> list[Text]:

@@ -69,6 +69,8 @@ def _nanoseconds(size: tuple[int, int], dtype: ComputeType) -> float:
 
 def _products(matrix: WeightMatrix) -> float:
     tensor = matrix.tensor
+    if not tensor.products:
+        return 0.0
     return tensor.products * math.prod(matrix.slicer.shape) / (math.prod(tensor.shape) or 1)
 
 

@@ -42,9 +42,13 @@ def select(checkpoint: Checkpoint, settings: Settings) -> tuple[list[WeightMatri
             not settings.roles or matrix.module.role in settings.roles
         )
 
-    selected = [m for m in checkpoint.matrices if wanted(m)]
-    keys = {m.key for m in selected}
-    left = [skip(m, "not selected") for m in checkpoint.matrices if m.key not in keys]
+    selected: list[WeightMatrix] = []
+    left: list[Skipped] = []
+    for matrix in checkpoint.matrices:
+        if wanted(matrix):
+            selected.append(matrix)
+        else:
+            left.append(skip(matrix, "not selected"))
     if not selected:
         raise SourceError(_nothing(checkpoint, left))
     _refuse_for_low_rank(selected, settings)

@@ -51,6 +51,8 @@ def cut(survey: Survey, name: str) -> tuple[list[Piece], str | None]:
         The matrices in stored order; the reason why a fused tensor is left whole, None for any other.
     """
     shape, rule, path = survey.shapes[name], survey.rules[name], survey.names[name].path
+    if len(shape) == 2:
+        return _matrix(survey, name, (shape[0], shape[1]))
     role = rule.role if rule is not None else None
     is_convolution = _names_convolution(path, numbered(name))
     if rule is not None and len(shape) in (3, 4) and _has_axis(rule, shape):

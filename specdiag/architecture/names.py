@@ -104,7 +104,7 @@ def parse(name: str, neighbours: Neighbours) -> Name:
         context=form.context,
         stack=_above_block(segments, blocks[0]) if blocks else "",
         block=".".join(segments[: blocks[-1] + 1]) if blocks else "",
-        indices=tuple(int(segments[i].rpartition("_")[2]) for i in blocks),
+        indices=tuple([int(segments[i].rpartition("_")[2]) for i in blocks]),
         sequence=None if form.sequence is None else int(segments[form.sequence]),
         component=form.component,
         side=form.side,

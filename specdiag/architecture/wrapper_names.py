@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 WRAPPERS = (
     "_orig_mod",  # torch.compile
     "_fsdp_wrapped_module",
@@ -10,6 +12,7 @@ WRAPPERS = (
     "_module",  # Opacus
 )
 """Segments of a name that stand for a wrapper, at every depth: no network calls a module so."""
+_WRAPPER = re.compile("|".join(WRAPPERS))
 
 
 def without_wrappers(name: str) -> str:
@@ -22,7 +25,7 @@ def without_wrappers(name: str) -> str:
         >>> without_wrappers("_orig_mod.layers.0._fsdp_wrapped_module.mlp.up_proj.weight")
         'layers.0.mlp.up_proj.weight'
     """
-    if not any(wrapper in name for wrapper in WRAPPERS):
+    if _WRAPPER.search(name) is None:
         return name
     *path, last = name.split(".")
     return ".".join((*(segment for segment in path if segment not in WRAPPERS), last))

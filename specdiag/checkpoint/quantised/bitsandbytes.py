@@ -43,6 +43,8 @@ def find_bitsandbytes(codes: StoredTensor, bundle: Bundle) -> Weight | None:
         NotUnderstood: parts are missing, damaged or do not fit.
     """
     name = codes.name
+    if name not in bundle.leaves and f"{name}.quant_state" not in bundle.leaves:
+        return None
     kind = next((k for k in ROUNDINGS if f"{name}.{_STATE}{k}" in bundle.tensors), None)
     if kind is None:
         if f"{name}.quant_map" in bundle.tensors:

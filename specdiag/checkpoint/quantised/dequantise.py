@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 
 from msgspec.structs import replace
 
@@ -86,12 +87,12 @@ def _find(tensors: Sequence[StoredTensor], bundle: Bundle) -> tuple[dict[str, We
     foreign, method = foreign_modules(bundle), foreign_method(bundle)
     names = set(bundle.tensors)
     for tensor in tensors:
-        family = belongs(tensor.name, foreign)
+        family = belongs(tensor.name, foreign) if foreign else None
         if family is not None:
             is_codes = split(tensor.name)[1] == family.codes
             refused[tensor.name] = _refusal(tensor, f"{family.name} is not read") if is_codes else SCALE
             continue
-        if _is_scale(tensor.name) and tensor.values_dtype not in FLOAT_TYPES:
+        if tensor.values_dtype not in FLOAT_TYPES and _is_scale(tensor.name):
             continue
         try:
             weight = _weight(tensor, bundle, method)
@@ -169,7 +170,12 @@ def _holds_codes(tensor: StoredTensor, bundle: Bundle) -> bool:
 
 def _is_scale(name: str) -> bool:
     parent, leaf = split(name)
-    return any(word in leaf for word in _SCALE_WORDS) or parent.endswith(".quant_state")
+    return _names_scale(leaf) or parent.endswith(".quant_state")
+
+
+@lru_cache(4096)  # modules repeat a few names
+def _names_scale(leaf: str) -> bool:
+    return any(word in leaf for word in _SCALE_WORDS)
 
 
 def _owner(name: str) -> str:

@@ -20,7 +20,7 @@ from specdiag.checkpoint.quantised.codes import FLOAT8
 from specdiag.checkpoint.quantised.grid import Grid, block_size, fit, item_shape, matrix_shape
 from specdiag.checkpoint.quantised.weight import Decode, NotUnderstood, Weight, array, floats
 from specdiag.checkpoint.tensors import Rounding, StoredTensor
-from specdiag.spectra.float_types import RawArray
+from specdiag.spectra.float_types import FLOAT_TYPES, RawArray
 
 _EPS = {"F8_E4M3": 0.125, "F8_E4M3FNUZ": 0.125, "F8_E5M2": 0.25, "F8_E5M2FNUZ": 0.25}
 _POWERS = ("U8", "F8_E8M0")
@@ -112,9 +112,9 @@ def find_scale(name: str, bundle: Bundle, *more: str) -> StoredTensor | None:
     names = [f"{name}_scale_inv", f"{name}_scale"]
     if leaf == "weight":
         names += [f"{parent}.{word}" if parent else word for word in ("scale_weight", "qscale_weight", "scale")]
-    scale = bundle.floats(*names)
-    typed = (bundle.integers(name, *more) for name in names) if more else ()
-    return scale or next((tensor for tensor in typed if tensor is not None), None)
+    found = [bundle.tensors[name] for name in names if name in bundle.tensors]
+    floating = (tensor for tensor in found if tensor.dtype in FLOAT_TYPES)
+    return next(floating, None) or next((tensor for tensor in found if tensor.dtype in more), None)
 
 
 def _require_plain(codes: StoredTensor, bundle: Bundle) -> None:
