@@ -78,7 +78,7 @@ def draw(
 
 
 def _line(cells: Sequence[str], columns: Sequence[Column[R]], wide: Mapping[int, int]) -> str:
-    """One row in which nothing is broken, each cell as wide as its column."""
+    """A row in which nothing is broken, each cell as wide as its column."""
     padded: list[str] = []
     for text, column in zip(cells, columns, strict=True):
         gap = " " * (wide[id(column)] - cell_len(text))

@@ -44,6 +44,10 @@ BROKEN = {
     "array longer than the file": (array(U64, 2**61), "the value of 'a' would reach beyond"),
     "array of more strings than the file holds": (array(STRING, 2**61), "the value of 'a' would reach beyond"),
     "array of a string that is too long": (array(STRING, 1, struct.pack("<Q", 2**61)), "the value of 'a' would"),
+    "string whose length is cut": (
+        header({"a": struct.pack("<IIQQ", ARRAY, STRING, 2, 8) + bytes(12)}, [], alignment=1),
+        "the value of 'a' would reach beyond",
+    ),
     "array of arrays": (array(ARRAY, 1), "'a' is an array of arrays"),
     "array of an unknown type": (array(77, 1), "'a' is an array of the unknown type 77"),
     "key that comes twice": (

@@ -29,6 +29,7 @@ _MOST_ENTRIES = 100_000  # experts are stacked: the largest models have some tho
 _MOST_AXES = 4
 _LONGEST_NAME = (1 << 16) - 1  # the format's limit of keys
 _MOST_KEPT = 2_000_000  # elements of an array that is asked for: no vocabulary has as many
+_SHORTER = "it became shorter while it was read"
 _LEAST_VALUE, _LEAST_TENSOR = 13, 24  # bytes that the shortest key with its value, or the shortest tensor, takes
 
 
@@ -115,7 +116,7 @@ class _Bounded:
         self.require(n_bytes, piece)
         data = self._file.read(n_bytes)
         if len(data) != n_bytes:
-            raise _Damaged("it became shorter while it was read")
+            raise _Damaged(_SHORTER)
         self.at += n_bytes
         return data
 
@@ -123,6 +124,21 @@ class _Bounded:
         self.require(n_bytes, piece)
         self._file.seek(n_bytes, os.SEEK_CUR)
         self.at += n_bytes
+
+    def skip_strings(self, count: int, piece: str) -> None:
+        """Skip strings, each behind its length: a vocabulary has some hundred thousand."""
+        self.require(8 * count, piece)
+        read, seek, left = self._file.read, self._file.seek, self._end - self.at
+        for _ in range(count):
+            head = read(8)
+            length = int.from_bytes(head, "little")
+            left -= 8 + length
+            if left < 0:
+                raise _Damaged(f"{piece} would reach beyond byte {self._end}")
+            if len(head) != 8:
+                raise _Damaged(_SHORTER)
+            seek(length, os.SEEK_CUR)
+        self.at = self._end - left
 
     def numbers(self, letters: str, piece: str) -> tuple[Number, ...]:
         layout = struct.Struct(f"<{letters}")
@@ -192,9 +208,7 @@ def _value(file: _Bounded, kind: int, key: str) -> tuple[Value | None, int | Non
         raise _Damaged(f"{piece} is of the unknown type {kind}")
     inner, length = file.integer("I", piece), file.integer("Q", piece)
     if inner == _STRING:
-        file.require(8 * length, piece)
-        for _ in range(length):
-            file.skip(file.integer("Q", piece), piece)
+        file.skip_strings(length, piece)
         return None, length
     if inner not in _NUMBERS:
         raise _Damaged(f"{piece} is an array of {'arrays' if inner == _ARRAY else f'the unknown type {inner}'}")
