@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from rich.console import Console, Group
 
 from specdiag.records import ModuleRecord, RoleSummary, Summary
-from specdiag.spectra.limits import MIN_EIGENVALUES
 from specdiag.views.cells import number
 from specdiag.views.columns import Column, role_columns
 
@@ -36,14 +35,6 @@ def show(summary: Summary, rows: Sequence[ModuleRecord], console: Console, *, al
     """
     title = "Function (medians; null: random matrices, of qk, ov and du products of two)"
     console.print(draw(title, _role_columns(summary), summary.function, console.width))
-    few = [role for role in _ROLES if {row.status for row in rows if row.role == role} == {"too_few"}]
-    if few:
-        console.print(
-            f"{', '.join(few)}: no alpha, because each has fewer than {MIN_EIGENVALUES} singular values. Compare the "
-            "stable ranks.",
-            style="dim",
-            soft_wrap=True,
-        )
     console.print()
     by_layer = _by_layer(rows, console.width, all_rows=all_rows)
     if by_layer is not None:
