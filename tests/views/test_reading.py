@@ -55,6 +55,6 @@ def test_without_a_name_the_names_are_listed():
 def test_command():
     done = execute("explain", "square_alpha", env={"COLUMNS": "60"})
     assert done.returncode == 0
-    assert done.stdout.startswith("square_alpha\n\nMeaning  Exponent of the upper half")
+    assert done.stdout.startswith("square_alpha\n\nMeaning  Tail exponent (alpha) of a square cut")
     assert max(map(len, done.stdout.splitlines())) <= 61
     assert execute("explain", "charm").returncode == 2
