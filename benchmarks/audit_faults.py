@@ -158,7 +158,7 @@ def _real_table(results: Mapping[str, list[str]]) -> str:
     quiet = [name for name, found in results.items() if not found]
     rows = [[name, ", ".join(found)] for name, found in results.items() if found]
     return (
-        f"Real checkpoints: {len(quiet)} of {len(results)} have neither warning nor failure ({', '.join(quiet)}). "
+        f"Real checkpoints: {len(quiet)} of {len(results)} pass without a warning ({', '.join(quiet)}). "
         "The others:\n\n" + pages.table(["checkpoint", "findings"], rows)
     )
 
@@ -173,11 +173,11 @@ def _planted_table(results: Mapping[str, Any]) -> str:
         others = sum((Counter(of["besides"].get(fault, {})) for of in results.values()), Counter())
         named = " or ".join(f"`{check}`" for check in checks)
         rows.append([fault, named, *hits, ", ".join(f"`{name}` {n}" for name, n in sorted(others.items()))])
-    head = ["planted", "check", *results, "what else fired"]
+    head = ["planted", "check", *results, "other checks that fired"]
     total = sum(sum(of["found"].values()) for of in results.values())
     planted = len(SEEDS) * sum(len(of["found"]) for of in results.values())
     return (
-        f"{total} of {planted} planted faults were found; "
+        f"The audit found {total} of {planted} planted faults. "
         f"{alarms} of {len(results)} complete models gave a warning.\n\n" + pages.table(head, rows)
     )
 

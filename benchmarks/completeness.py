@@ -186,12 +186,13 @@ def sections(summary: Mapping[str, Any]) -> dict[str, str]:
     alarms = {way: ", ".join(found) or "none" for way, found in summary["false_alarms"].items()}
     left_out = ", ".join(f"`{kind}`" for kind in summary["not_compared"]) or "none"
     unread = ", ".join(summary.get("lost", ()))
-    saved = f"Found, as transformers saves names that it does not load again: {unread}. " if unread else ""
+    saved = f"Rightly reported, because transformers saves names that it does not load: {unread}. " if unread else ""
     lines = [
         f"Complete models: {summary['built']} of {summary['registered']} model types of transformers "
-        f"{summary['transformers']} build from their default configuration; {summary['compared']} were compared "
-        f"with transformers' own model, all with the rules on shapes. False alarms: {alarms['model']} with the model, "
-        f"{alarms['shapes']} by shapes alone. {saved}Not compared: {left_out}.",
+        f"{summary['transformers']} build from their default configuration. {summary['compared']} were compared "
+        f"with transformers' own model, and all {summary['built']} with the rules on shapes. False alarms: "
+        f"{alarms['model']} with the model, {alarms['shapes']} by shapes alone. {saved}Without a comparison with the "
+        f"model: {left_out}.",
         "",
         "| planted into | faults | found with the model | found by shapes alone | not found by shapes alone |",
         "| --- | --- | --- | --- | --- |",

@@ -43,12 +43,12 @@ def cost_table(results: Results) -> str:
     machine = results["machine"]
     return (
         f"{table(head, rows)}\n\n"
-        f"Added to the wall time of a step: LLaMA of {setting['layers']} layers and width {setting['width']} "
-        f"({cost['matrices']} matrices), {tokens} tokens and {step:.2f} s a step on one thread, {machine['cores']} "
-        f"cores ({machine['cpu']}), {results['date'][:10]}; blocks with and without in turn, median of "
-        f"{len(cost['measured']['sweep 1']['shares'])}. 1 and 10 are measured; 100 and 500 are a measured pass over "
-        f"all matrices, divided. In `background` at every step training stands still for {percent(waited, 1)}, which "
-        f"is copies and waiting; the rest is memory and caches shared.{_noise(cost)}"
+        f"Time added to a step (wall time). LLaMA of {setting['layers']} layers and width {setting['width']} "
+        f"({cost['matrices']} matrices), {tokens} tokens and {step:.2f} s per step on one thread, {machine['cores']} "
+        f"cores ({machine['cpu']}), {results['date'][:10]}. Median of {len(cost['measured']['sweep 1']['shares'])} "
+        "pairs of blocks with and without it. 1 and 10 are measured; 100 and 500 are the measured cost of one pass "
+        f"over all matrices, divided. In `background` at every step training waits for {percent(waited, 1)} of a step; "
+        f"the rest comes from sharing memory and caches.{_noise(cost)}"
     )
 
 
@@ -67,9 +67,10 @@ def loss_table(results: Results) -> str:
     head = ["", "held-out loss", "against uniform", "time, `round-robin`", "time, `background`"]
     return (
         f"{table(head, rows)}\n\n"
-        f"{setting['steps']} steps of that model on bytes, lr {setting['lr']:g}, decay {setting['weight_decay']:g}, "
-        f"measured before the first step too; mean of {len(setting['seeds'])} seeds and standard deviation of the "
-        "differences, nats a byte. Both modes are one run to the bit; times as in the table above."
+        f"{setting['steps']} steps of that model on bytes, lr {setting['lr']:g}, decay {setting['weight_decay']:g}; "
+        f"alpha is measured before the first step too. Loss in nats per byte: mean of {len(setting['seeds'])} seeds, "
+        "and standard deviation of the differences. Both modes give the same run bit for bit. Times are those of the "
+        "table above, over a step without measurement."
     )
 
 
@@ -79,9 +80,9 @@ def norms_text(results: Results) -> str:
     share = median(held["shares"])
     tokens = setting["batch"][0] * setting["batch"][1]
     return (
-        f"With {held['weights'] / 1e6:.1f} M float32 weights, {tokens} tokens a step and one CPU core a logged step "
-        f"takes {percent(share)} more time, and at the default interval of {_WATCHED} all steps "
-        f"{percent(share / _WATCHED, 2)} ({results['date'][:10]}, `python benchmarks/decay_cost.py --parts norms`)."
+        f"A logged step takes {percent(share)} more time with {held['weights'] / 1e6:.1f} M float32 weights, {tokens} "
+        f"tokens per step and one CPU core. At the default interval of {_WATCHED} the whole run takes "
+        f"{percent(share / _WATCHED, 2)} more ({results['date'][:10]}, `python benchmarks/decay_cost.py --parts norms`)."
     )
 
 

@@ -124,10 +124,11 @@ def sections(summary: Mapping[str, Any]) -> dict[str, str]:
     truth = Counter(answer["cpu"].partition(":")[0] for answer in halves.values())
     told = ", ".join(f"{n} {'stop' if t == 'stops' else t}" for t, n in sorted(truth.items())) or "none"
     return {"forward": (
-        f"Forward pass without values: {summary['run']['default']} of {summary['built']} model types of transformers "
-        f"{summary['transformers']} that build from their default configuration run, "
-        f"{len(summary['not_run'])} are not checked, and {len(summary['stopped']['default'])} are reported. At half of "
-        f"the widths {summary['run']['half']} run and {len(halves)} are reported; on the CPU, of these: {told}."
+        f"Forward pass without values: of {summary['built']} model types that build from their default configuration "
+        f"(transformers {summary['transformers']}), {summary['run']['default']} run, "
+        f"{len(summary['not_run'])} are not checked, and {len(summary['stopped']['default'])} are reported. At half "
+        f"the widths {summary['run']['half']} run and {len(halves)} are reported. The same {len(halves)} with values "
+        f"on the CPU: {told}."
     )}  # fmt: skip
 
 

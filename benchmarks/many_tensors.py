@@ -132,7 +132,8 @@ def many_table(results: dict[str, Any]) -> str:
     rounds, cpu = len(next(iter(results["seconds"].values()))), results["machine"]["cpu"]
     times = "Once each" if rounds == 1 else f"Medians of {rounds} rounds"
     return (
-        f"{table(('command', 'processor time'), body)}\n\n{times}, {cpu}, one of two cores that other programs shared."
+        f"{table(('command', 'processor time'), body)}\n\n{times} on one of two cores "
+        f"({cpu}), which other programs shared."
     )
 
 

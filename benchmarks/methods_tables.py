@@ -66,7 +66,7 @@ def methods_table(results: Results) -> str:
     """Every contender, best first."""
     setting = results["setting"]
     names = list(setting["contenders"])
-    rows = [("method", "lr of grid", "lr x decay x steps", "held-out loss", "less adamw's", "CPU a step")]
+    rows = [("method", "lr of grid", "lr x decay x steps", "held-out loss", "minus AdamW", "CPU per step")]
     for name in sorted(names, key=lambda name: fmean(_or_inf(_losses(results, "seeds", name)))):
         each = setting["contenders"][name]
         lr, grid = chosen_lr(results, name), each["lrs"]
@@ -85,12 +85,13 @@ def methods_table(results: Results) -> str:
     counted = results["bytes_alone"]
     caption = (
         f"{setting['model']}, {setting['steps']} steps of {setting['batch'][0]} blocks of {setting['batch'][1]} bytes, "
-        f"{setting['warmup']} of warm-up, cosine to 0. Loss in nats a byte on {results['text']['held_out']:,} bytes of "
-        f"files that no run saw: mean and standard deviation of {len(setting['seeds'])} seeds. Frequencies of single "
-        f"bytes give {counted['one']:.2f}, of pairs {counted['two']:.2f}. The lr is the best of four, each twice the "
-        f"last, on one other seed; lowest, highest: at an end of that grid. less adamw's: mean of the differences on "
-        "equal seeds (equal first weights, equal batches) and half its 95 % interval. CPU a step: over AdamW's, on "
-        "one thread, all in turn, median of three; the two AdamWs of equal work show how exact that is. "
+        f"{setting['warmup']} of warm-up, cosine to 0. The loss is in nats per byte on "
+        f"{results['text']['held_out']:,} bytes of files that no run saw: mean and standard deviation of "
+        f"{len(setting['seeds'])} seeds. Predicting from the frequencies of single bytes gives {counted['one']:.2f}, "
+        f"of pairs {counted['two']:.2f}. The lr is the best of a grid of four, each twice the last, chosen on another "
+        f"seed; (lowest) and (highest) mark an end of the grid. Minus AdamW: mean difference on equal seeds (same first "
+        "weights and batches), with half its 95 % interval. CPU per step: processor time over AdamW's on one thread, "
+        "median of three rounds in turn; the two AdamW rows do equal work and show its error. "
         f"{results['date'][:10]}."
     )
     return f"{table(rows[0], rows[1:])}\n\n{caption}\n\n{_told(results, 'seeds', names)}"
@@ -99,8 +100,8 @@ def methods_table(results: Results) -> str:
 def strong_table(results: Results) -> str:
     """Methods that differ from AdamW in decay alone, where decay acts."""
     decay = results["setting"]["decay"]
-    change = f"its change from step {decay['settled']}"
-    rows = [("method", "held-out loss", "less adamw's", "RMS at the end", change)]
+    change = f"change from step {decay['settled']}"
+    rows = [("method", "held-out loss", "minus AdamW", "RMS at the end", change)]
     for name in STRONG_ROWS:
         runs = [results["runs"][f"strong/{name}/{seed}"] for seed in results["setting"]["seeds"]]
         rms = [run["rms"][str(decay["steps"])] for run in runs]
@@ -116,9 +117,9 @@ def strong_table(results: Results) -> str:
         )
     ratios = [results["runs"][f"strong/adamw + AlphaDecay/{seed}"]["ratio"] for seed in results["setting"]["seeds"]]
     caption = (
-        f"lr {decay['lr']:g} for all, not tuned; decay {decay['strong']:g}, lr x decay x steps = "
-        f"{decay['lr'] * decay['strong'] * decay['steps']:.1f}. Mean and standard deviation of the same seeds. RMS of "
-        f"the hidden matrices together. AlphaDecay's ratios were {fmean(ratios):.2f} in the mean."
+        f"Every run has lr {decay['lr']:g}, which was not tuned, and decay {decay['strong']:g}: lr x decay x steps = "
+        f"{decay['lr'] * decay['strong'] * decay['steps']:.1f}. Mean and standard deviation of the same seeds. RMS is "
+        f"over all hidden matrices. AlphaDecay's mean ratio was {fmean(ratios):.2f}."
     )
     return f"{table(rows[0], rows[1:])}\n\n{caption}\n\n{_told(results, 'strong', STRONG_ROWS)}"
 
@@ -143,11 +144,11 @@ def norms_table(results: Results) -> str:
     ranges = (f"x {min(run['change']):.2f} to {max(run['change']):.2f}" for run in measured)
     rows.append(("change of each matrix", "", *ranges))
     caption = (
-        f"Seed {seed}; in the columns' heads the decay. In parentheses what `specdiag.simulate` predicts for the same "
-        "start and schedule, and what it gets by running the optimizer on noise. The last row: from step "
-        f"{decay['settled']} to the end, smallest and largest of the {len(measured[0]['change'])} matrices. lr x decay "
-        f"x steps: {decay['lr'] * decay['strong'] * decay['steps']:.1f} and "
-        f"{decay['lr'] * decay['usual'] * decay['steps']:.2g}."
+        f"RMS of the hidden matrices, seed {seed}. Column heads give the decay: lr x decay x steps is "
+        f"{decay['lr'] * decay['strong'] * decay['steps']:.1f} and "
+        f"{decay['lr'] * decay['usual'] * decay['steps']:.2g}. Parentheses: the prediction of `specdiag.simulate` for "
+        "the same start and schedule, then its result from running the optimizer on noise. Last row: change from step "
+        f"{decay['settled']} to the end, smallest and largest of {len(measured[0]['change'])} matrices."
     )
     return f"{table(rows[0], rows[1:])}\n\n{caption}"
 
@@ -174,7 +175,7 @@ def betas_table(results: Results) -> str:
     late = [step for step in first["rms"] if int(step) >= decay["settled"]]
     spread = _spread([fmean(runs[f"strong/adamc/{s}"]["rms"][step] for step in late) for s in seeds], 4)
     caption = (
-        f"AdamC, decay {decay['strong']:g}, seed {seeds[0]}. Over {len(seeds)} seeds the first row's mean is {spread}."
+        f"AdamC, decay {decay['strong']:g}, seed {seeds[0]}. The first row's mean over {len(seeds)} seeds: {spread}."
     )
     return f"{table(rows[0], rows[1:])}\n\n{caption}"
 
@@ -205,14 +206,14 @@ def _told(results: Results, part: str, names: Sequence[str]) -> str:
         f"{some}: {', '.join(found[key])}." if found[key] else f"{none}."
         for key, some, none in (
             ("below", "Lower loss than AdamW", "No method has a lower loss than AdamW"),
-            ("above", "Higher loss", "None has a higher one"),
-            ("same", "No clear difference", "All differ clearly"),
+            ("above", "Higher loss than AdamW", "No method has a higher loss than AdamW"),
+            ("same", "No clear difference from AdamW", "All differ clearly"),
         )
     ]
     count = sum(map(len, found.values()))
     return (
-        f"{' '.join(said)} A difference is clear if it exceeds half the interval and the standard deviation of AdamW. "
-        f"Of {count} equal methods about {0.05 * count:.1f} would differ by chance."
+        f"{' '.join(said)} A clear difference exceeds half its interval and AdamW's standard deviation. "
+        f"By chance about {0.05 * count:.1f} of {count} equal methods would show one."
     )
 
 

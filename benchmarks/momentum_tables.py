@@ -40,10 +40,10 @@ def transfer_table(results: Results) -> str:
         )
     )
     caption = (
-        f"Constrained Scion, {results['setting']['model']}, {part['steps']} steps with a cosine of the lr; held-out "
-        f"loss in nats a byte, mean of {len(part['seeds'])} seeds. Best: the lowest point of the parabola, in log lr, "
-        "through the lowest loss of a row and its neighbours. Over the rows the best lr goes over a factor of "
-        f"{2**plain:.2f}, the best effective lr, lr sqrt((2 - alpha)/alpha), over {2**effective:.2f}. "
+        f"Constrained Scion, {results['setting']['model']}, {part['steps']} steps, cosine lr. Held-out loss in nats "
+        f"per byte, mean of {len(part['seeds'])} seeds. Best: lowest point of the parabola in log lr through the lowest "
+        f"loss of a row and its neighbours. Over the rows the best lr varies by a factor of {2**plain:.2f}. The best "
+        f"effective lr, lr sqrt((2 - alpha)/alpha), varies by {2**effective:.2f}. "
         f"{results['date'][:10]}."
     )
     return f"{table(rows[0], rows[1:])}\n\n{caption}"
@@ -52,7 +52,7 @@ def transfer_table(results: Results) -> str:
 def schedules_table(results: Results) -> str:
     """The four ways to end a run."""
     part, runs = results["setting"]["schedules"], results["runs"]
-    rows: list[tuple[str, ...]] = [("", "held-out loss", "less the first's", "RMS at step 60", "at the end")]
+    rows: list[tuple[str, ...]] = [("", "held-out loss", "minus the first row", "RMS at step 60", "RMS at the end")]
     base = [runs[f"schedules/{part['runs'][0]}/{seed}"]["loss"] for seed in part["seeds"]]
     for name in part["runs"]:
         held = [runs[f"schedules/{name}/{seed}"] for seed in part["seeds"]]
@@ -69,10 +69,10 @@ def schedules_table(results: Results) -> str:
         )
     balance = math.sqrt(part["target_norm"] / 128)
     caption = (
-        f"The same model, {part['steps']} steps, {part['warmup']} of warm-up, lr {part['lr']:g}, at first alpha "
-        f"{part['alpha']:g}, target norm C^2 {part['target_norm']:g}: an RMS of {balance:.4f} in a square matrix. Mean "
-        f"and standard deviation of {len(part['seeds'])} seeds; differences on equal seeds, with half their 95 % "
-        "interval. RMS of the hidden matrices together."
+        f"The same model, {part['steps']} steps, {part['warmup']} of warm-up, lr {part['lr']:g}, first alpha "
+        f"{part['alpha']:g}. The target norm C^2 is {part['target_norm']:g}: an RMS of {balance:.4f} in a square "
+        f"matrix. Mean and standard deviation of {len(part['seeds'])} seeds. Differences are on equal seeds, with half "
+        "their 95 % interval. RMS is over all hidden matrices."
     )
     return f"{table(rows[0], rows[1:])}\n\n{caption}"
 

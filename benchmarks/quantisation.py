@@ -189,10 +189,10 @@ def table(results: Mapping[str, Any]) -> str:
     shipped = results["fracast"]
     lines.append(_line({"title": f"fracast's own int8, {shipped['alpha']['matrices']} matrices", **shipped}))
     caption = (
-        f"MiniLM, {results['matrices']} matrices of its blocks. bits: of a weight with its scales. error: rms of the "
-        "rounding over rms of the weights, median, in %. alpha: mean change of alpha in % of the original's; size: "
-        "mean of its size; largest: the largest one; the same of square_alpha. lost: matrices without an exponent, as "
-        f"their tail begins below the noise of rounding (`low_rank`). {results['date'][:10]}."
+        f"The {results['matrices']} attention and MLP matrices of MiniLM. bits: per weight, scales included. error: RMS "
+        "of the rounding over RMS of the weights, median over matrices, in %. alpha: mean change in % of the original; "
+        "size: mean absolute change; largest: the largest change. The columns of square_alpha read likewise. lost: "
+        f"matrices without an exponent, because rounding noise covers the tail (`low_rank`). {results['date'][:10]}."
     )
     return f"{pages.table(COLUMNS, lines)}\n\n{caption}"
 

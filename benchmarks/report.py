@@ -171,10 +171,10 @@ def _figures(results: dict[str, Any]) -> str:
         process, peak = last["process_seconds"][name]["median"], last["peak_bytes"][name]["median"]
         rows.append([name, *cells, f"{process:.1f} s", f"{peak / 2**20:.0f} MiB"])
     caption = (
-        "Seconds from files in the page cache to exponents, imports aside; in brackets how many times faster than "
+        "Seconds from files in the page cache to exponents, without imports. In brackets: how many times faster than "
         f"AlphaDecay's loop / WeightWatcher. Median of {results['rounds']} interleaved rounds on "
         f"{machine['cores']} cores ({machine['cpu']}), {results['date'][:10]}. Whole process and peak memory: "
-        f"{last['title']}, median of {results['process_rounds']}. Same matrices, no embeddings; exponents agree."
+        f"{last['title']}, median of {results['process_rounds']}. All measure the same matrices, without embeddings, and their exponents agree."
     )
     return f"{pages.table(head, rows)}\n\n{caption}"
 

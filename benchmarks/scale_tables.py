@@ -53,8 +53,8 @@ def fit_table(results: Results) -> str:
     errors = [seconds(fitted, row["n"], row["m"], row["dtype"]) / row["seconds"] - 1 for row in rows]
     return (
         f"{table(('ns on one core', *('n^2 m', 'n^3', 'n^2', 'n m', 'matrix')), body)}\n\n"
-        f"Fitted to {len(rows)} timings of matrices up to {max(r['n'] for r in rows)} x {max(r['m'] for r in rows)}; "
-        f"relative error {percent(median(map(abs, errors)))} in the median, {percent(max(map(abs, errors)))} at most."
+        f"Fitted to {len(rows)} timings of matrices up to {max(r['n'] for r in rows)} x {max(r['m'] for r in rows)}. "
+        f"Relative error: {percent(median(map(abs, errors)))} median, {percent(max(map(abs, errors)))} at most."
     )
 
 
@@ -108,8 +108,8 @@ def sizes_table(results: Results) -> str:
     ]
     rates = ", ".join(f"{rate:.0f} GFLOP/s in {dtype}" for dtype, rate in part["syrk_gflops"].items())
     return (
-        f"{table(head, body)}\n\nOne core. Floor: 7/3 n^3 operations at "
-        f"the rate of this core's symmetric updates of 1024 x 4096, {rates}; larger ones run faster."
+        f"{table(head, body)}\n\nOne core. Floor: the time of 7/3 n^3 operations at "
+        f"the rate of this core's symmetric updates of 1024 x 4096, {rates}. Larger updates run faster."
     )
 
 
@@ -128,7 +128,7 @@ def memory_table(results: Results) -> str:
     ]
     return (
         f"{table(('one worker', '', 'analysis', 'peak', 'above imports'), body)}\n\n"
-        f"After its imports, torch's too, a process has {base['peak_bytes'] / 2**30:.2f} GiB."
+        f"A process that has imported everything, torch included, holds {base['peak_bytes'] / 2**30:.2f} GiB."
     )
 
 
@@ -150,9 +150,9 @@ def ranks_table(results: Results) -> str:
     one, two = (results["parts"]["ranks"][count] for count in ("1", "2"))
     ratios = [a / b for a, b in zip(one, two, strict=True)]
     return (
-        f"Two processes of one thread each on two processors took {median(two):.1f} s for what one takes "
-        f"{median(one):.1f} s (LLaMA-135M shapes, float64; {min(ratios):.2f} to {max(ratios):.2f} times "
-        f"in {len(ratios)} pairs)."
+        f"Two processes of one thread, each on its own processor, took {median(two):.1f} s. One process took "
+        f"{median(one):.1f} s for the same (LLaMA-135M shapes, float64). The ratio was {min(ratios):.2f} to "
+        f"{max(ratios):.2f} in {len(ratios)} pairs of runs."
     )
 
 
@@ -180,8 +180,8 @@ def forecast_table(results: Results) -> str:
         body.append((f"LLaMA {name}, embedding and head included", *cells))
     return (
         f"{table(('core-hours', 'default', '--dtype float32'), body)}\n\n"
-        "Arithmetic: the cost model far outside of what it was fitted to, 15 % too low for the 7B layer above. Divide "
-        "by the cores."
+        "Estimates, not measurements: the cost model far outside of its fitted sizes. It is 15 % too low for the 7B "
+        "layer above. Divide by the number of cores."
     )
 
 

@@ -45,10 +45,10 @@ def docs(summary: Mapping[str, Any]) -> str:
     renamed = {kind: r["moved_in_file"] for kind, r in summary["types"].items() if "moved_in_file" in r}
     lines = [
         f"transformers {summary['transformers']}: {summary['registered']} model types, {summary['built']} built, "
-        f"{summary['types_scored']} with tensors to score. **Mean score {percent(summary['mean'])}**; "
-        f"{summary['perfect']} types are right throughout. Of {tensors['matrices']} matrix tensors "
-        f"{tensors['scored']} are scored, {tensors['right']} of them right; {tensors['unrecognised']} have a name that "
-        "no rule knows.",
+        f"{summary['types_scored']} with tensors to score. **Mean score {percent(summary['mean'])}**. "
+        f"Every role is right in {summary['perfect']} types. {tensors['scored']} of {tensors['matrices']} matrix "
+        f"tensors are scored, and {tensors['right']} of these are right. No rule knows the name of "
+        f"{tensors['unrecognised']}.",
         "",
         "### Named families",
         "",
@@ -57,10 +57,10 @@ def docs(summary: Mapping[str, Any]) -> str:
             ([title, kind, *_row(summary["types"][kind])] for title, kind in NAMED.items()),
         ),
         "",
-        "### The worst twenty, as far as there are types with a tensor that is wrong",
+        "### Types with a wrong role, the worst first",
         "",
         table(
-            ["type", "right", "of", "most frequent difference"],
+            ["type", "right", "scored", "most frequent difference"],
             ([kind, str(r["right"]), str(r["scored"]), _difference(r)] for kind, r in worst(summary, 20)),
         ),
         "",
@@ -70,9 +70,9 @@ def docs(summary: Mapping[str, Any]) -> str:
         "",
         "### Names in files",
         "",
-        f"{len(renamed)} types are written under other names or shapes than they are built: renamed, experts apart, "
+        f"{len(renamed)} types are saved under other names or shapes than in memory: renamed, experts apart, "
         f"projections fused. In {sum(not found for found in renamed.values())} of them every family has the same "
-        "number of parameters under both. The others:",
+        "number of parameters both ways. The others:",
         "",
         table(
             ["type", "parameters more or fewer in the file's names"],

@@ -74,7 +74,7 @@ def markdown() -> str:
         defaults = ", ".join(
             f"`{key}={f'{value:g}' if isinstance(value, float) else value}`" for key, value in method.defaults.items()
         )
-        notes = (f"Source: {method.source}.", f"Defaults: {defaults}.", f"Disagreement: {method.disagreements}")
+        notes = (f"Source: {method.source}.", f"Defaults: {defaults}.", f"Where sources differ: {method.disagreements}")
         lines = "\n".join(
             textwrap.fill(f"- {note}", 120, subsequent_indent="  ", break_on_hyphens=False) for note in notes
         )
@@ -97,9 +97,9 @@ METHODS: dict[str, Method] = {
     "adam": Method(
         "g <- g + L w;  w <- w - lr m^/(sqrt(v^) + eps)",
         "Kingma and Ba 2015 (arXiv 1412.6980); torch.optim.Adam as it is; most tables of AlphaDecay",
-        "the decay is part of the gradient and of both moments (L2): where gradients are large it hardly acts, and L "
-        "is chosen 1e-5 to 1e-6 where AdamW has 0.1. AlphaDecay's code decays all parameters, here matrices that are "
-        "no embedding.",
+        "Decay is part of the gradient and of both moments (L2). It hardly acts where gradients are large. Usual "
+        "values of L are 1e-5 to 1e-6 where AdamW has 0.1. AlphaDecay's code decays all parameters; specdiag decays "
+        "matrices other than embeddings.",
         {**_ADAM, "weight_decay": 1e-5},
         adam_like(optim.Adam),
         (ADAM,),
@@ -107,8 +107,8 @@ METHODS: dict[str, Method] = {
     "adamw": Method(
         "w <- (1 - lr L) w - lr m^/(sqrt(v^) + eps)",
         "Loshchilov and Hutter 2019 (arXiv 1711.05101); torch.optim.AdamW as it is",
-        "the paper's decay is multiplied by the schedule's factor alone, torch's by the lr itself: the same L is "
-        "another decay. A parameter without gradient is not decayed; one with a zero gradient is.",
+        "The paper multiplies decay by the schedule's factor alone, torch by the lr: the same L is a different decay. "
+        "torch decays a parameter whose gradient is zero, and skips one without a gradient.",
         _ADAM,
         adam_like(optim.AdamW),
         (ADAMW,),
@@ -116,9 +116,9 @@ METHODS: dict[str, Method] = {
     "adamc": Method(
         "AdamW with L_t = L lr_t/lr_max in every matrix but embeddings and heads",
         "Defazio 2025 (arXiv 2506.02285); torch.optim.AdamW with CorrectedDecay",
-        "lr_max is the peak of the schedule; kozistr/pytorch_optimizer takes the lr of the constructor, which is "
-        "another where a warm-up has already scaled it. What embeddings and biases get is not said: here they are "
-        "not corrected. Its authors take a larger L than for AdamW.",
+        "lr_max is the peak of the schedule. kozistr/pytorch_optimizer takes the constructor's lr instead, which a "
+        "warm-up may already have scaled. The paper leaves embeddings and biases open; specdiag does not correct them. "
+        "Its authors use a larger L than for AdamW.",
         _ADAM,
         corrected(adam_like(optim.AdamW)),
         (ADAMW,),
@@ -126,8 +126,8 @@ METHODS: dict[str, Method] = {
     "sgd": Method(
         "d <- momentum d + g + L w;  w <- w - lr d",
         "torch.optim.SGD as it is",
-        "the decay is part of the gradient and goes through the momentum (L2); the decoupled SGDW of arXiv 1711.05101 "
-        "does not.",
+        "Decay is part of the gradient and passes through the momentum (L2). The decoupled SGDW of arXiv 1711.05101 "
+        "keeps it out of both.",
         _SGD,
         sgd_like(optim.SGD),
         (SGD,),
@@ -135,7 +135,7 @@ METHODS: dict[str, Method] = {
     "sgdc": Method(
         "SGD with L_t = L lr_t/lr_max in every matrix but embeddings and heads",
         "Defazio 2025 (arXiv 2506.02285); torch.optim.SGD with CorrectedDecay",
-        "as adamc. With momentum, torch's SGD spreads the corrected decay over the steps that follow.",
+        "As for adamc. With momentum, torch's SGD spreads the corrected decay over later steps.",
         _SGD,
         corrected(sgd_like(optim.SGD)),
         (SGD,),
@@ -143,8 +143,9 @@ METHODS: dict[str, Method] = {
     "renormalized-adamw": Method(
         "w' = (1 - lr L) w;  w'' = w' - lr u;  w <- w'' |w' - lr u_par|/|w''|, u_par the part of u along w'",
         "Chou 2025 (arXiv 2512.08217), algorithm 1",
-        "the algorithm's lines were not readable: this form is reconstructed from the text and from remarks of its "
-        "reviewers. Matrices only, each parameter as a whole. Its finding is that it makes no difference.",
+        "This form is our reconstruction from the paper's text and its reviewers' remarks: the lines of the algorithm "
+        "were not readable. It treats matrices only, each parameter as a whole. The paper finds that it makes no "
+        "difference.",
         _ADAM,
         adam_like(RenormalizedAdamW),
         (UpdateRule(RenormalizedAdamW, "decoupled", always("adamw-renormalized")),),
@@ -152,9 +153,10 @@ METHODS: dict[str, Method] = {
     "scion": Method(
         "m <- (1 - a) m + a g;  w <- (1 - lr L) w - lr radius lmo(m), L = 1",
         "Pethick et al. 2025, LIONS-EPFL/scion; LMO and radius by place of the layer, from the preset",
-        "the released constructor has no momentum (a = 1), its runs a = 0.1, which the presets take. ColNorm is plain "
-        "there by default and the others normalised; here names say which. Its spectral steps use Newton-Schulz, the "
-        "code of arXiv 2512.08217 PolarExpress, which is the default here. None is what the preset says.",
+        "The released constructor has no momentum (a = 1). The authors' runs have a = 0.1, and so do the presets. "
+        "There ColNorm is plain by default and the other norms are normalised; here the name says which. Spectral "
+        "steps use Newton-Schulz there. The code of arXiv 2512.08217 uses PolarExpress, the default here. An option "
+        "of None takes the preset's value.",
         _SCION,
         scion(corrected=False),
         (SCION,),
@@ -162,10 +164,11 @@ METHODS: dict[str, Method] = {
     "scionc": Method(
         "Scion with lr L = (lr radius)^2 (2 - a)/(2 a C^2) in all layers but the output",
         "Chou 2025 (arXiv 2512.08217), algorithm 2",
-        "`target_norm=None` is the C^2 with L = 1 at the peak. The factor 1/2 is reconstructed from the derivation; it "
-        "agrees with the C^2 of the paper's tables. The author's published code has L_t = L lr_t/lr_max, the same "
-        "while a and C^2 stay. Sign and spectral steps repeat less of their momentum than (2 - a)/a says (about 0.7 "
-        "and 0.8 to 0.95 of it): a constant unless a is scheduled. Schedule C^2 or a by GroupSchedule.",
+        "`target_norm=None` takes the C^2 that gives L = 1 at the peak. The factor 1/2 is our reconstruction from the "
+        "derivation; it agrees with the C^2 of the paper's tables. The author's published code has L_t = L lr_t/lr_max, "
+        "which is the same while a and C^2 are constant. Sign and spectral steps repeat about 0.7 and 0.8 to 0.95 of "
+        "the momentum that (2 - a)/a predicts. This factor is constant unless a is scheduled. Schedule C^2 or a with "
+        "GroupSchedule.",
         {**_SCION, "target_norm": None},
         scion(corrected=True),
         (SCION,),
@@ -173,9 +176,9 @@ METHODS: dict[str, Method] = {
     "muon": Method(
         "B <- momentum B + (1 - momentum) g;  w <- (1 - lr L) w - lr 0.2 sqrt(max(rows, cols)) NS5(nesterov B)",
         "Jordan et al. 2024; torch.optim.Muon as it is for hidden matrices, torch.optim.AdamW for all else",
-        "`adjust_lr_fn=original` is Jordan's sqrt(max(1, rows/cols)), which needs another lr than AdamW's; the default "
-        "here is Moonlight's (arXiv 2502.16982), with which one lr serves both. Decay goes by the lr before that "
-        "factor. torch's docs give B <- momentum B + g, its code the average. Jordan's repository has no decay.",
+        "`adjust_lr_fn=original` is Jordan's sqrt(max(1, rows/cols)), which needs a different lr than AdamW. The "
+        "default here is Moonlight's (arXiv 2502.16982): one lr serves both. Decay uses the lr before that factor. "
+        "torch's docs give B <- momentum B + g, but its code averages. Jordan's repository has no decay.",
         {
             "lr": 1e-3,
             "weight_decay": 0.1,
@@ -190,8 +193,8 @@ METHODS: dict[str, Method] = {
     "awd": Method(
         "SGD with L_t = L r_t;  r_t = 0.1 r_(t-1) + 0.9 |g|/|w|, over all parameters",
         "Ghiasi et al. 2023 (arXiv 2210.00094); reimplementation in hed-ucas/AlphaDecay",
-        "the averaging is as in that reimplementation, the paper's own algorithm was not compared. It writes the decay "
-        "into every group, so that biases decay too: not here. Gradients clipped before cap the decay.",
+        "The averaging is that of the reimplementation; the paper's own algorithm was not compared. The "
+        "reimplementation also decays biases, specdiag does not. Clipping gradients first caps the decay.",
         {"lr": 0.1, "weight_decay": 0.02, "momentum": 0.9},
         sgd_like(AWD),
         (UpdateRule(AWD, "coupled"),),
@@ -199,9 +202,9 @@ METHODS: dict[str, Method] = {
     "adadecay": Method(
         "w_i <- w_i - lr d_i - lr L theta_i w_i;  theta_i = 2/(1 + exp(-slope z_i)), z_i = (|g_i| - mean)/std",
         "Nakamura and Hong 2019 (arXiv 1907.08931)",
-        "what AlphaDecay's tables call AdaDecay is one theta for each module, from gradient norms within its block "
-        "(ModuleAdaDecay here). slope = 4 is from its code; that the paper has 4 is unconfirmed, and so is how the "
-        "paper joins it with momentum.",
+        "AlphaDecay's tables call another method AdaDecay: one theta for each module, from gradient norms within its "
+        "block (ModuleAdaDecay here). slope = 4 is from AlphaDecay's code. We could not confirm that the paper has 4, "
+        "nor how it joins the method with momentum.",
         {**_SGD, "slope": 4.0},
         sgd_like(AdaDecay),
         (UpdateRule(AdaDecay, "by weight"),),

@@ -52,13 +52,13 @@ def test_long_intervals_are_a_pass_divided(results):
     assert tables.share(results, "background", 100) == pytest.approx(0.002 * 28 / 100)
     assert "| `background` | 4.00 % | 0.40 % | 0.06 % | 0.01 % |" in tables.cost_table(results)
     assert "| every 50 | 2.4000 | -0.1000 ± 0.0000 | 1.006 | 1.001 |" in tables.loss_table(results)
-    assert "stands still for 1.0 %" in tables.cost_table(results)
+    assert "training waits for 1.0 %" in tables.cost_table(results)
 
 
 def test_norms_cost_a_logged_step_divided_by_the_interval(results):
     said = tables.norms_text(results)
-    assert "a logged step takes 20 % more time" in said
-    assert "interval of 50 all steps 0.40 %" in said
+    assert "A logged step takes 20 % more time" in said
+    assert "interval of 50 the whole run takes 0.40 % more" in said
 
 
 def test_a_busy_machine_is_said(results):
