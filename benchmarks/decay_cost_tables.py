@@ -82,7 +82,8 @@ def norms_text(results: Results) -> str:
     return (
         f"A logged step takes {percent(share)} more time with {held['weights'] / 1e6:.1f} M float32 weights, {tokens} "
         f"tokens per step and one CPU core. At the default interval of {_WATCHED} the whole run takes "
-        f"{percent(share / _WATCHED, 2)} more ({results['date'][:10]}, `python benchmarks/decay_cost.py --parts norms`)."
+        f"{percent(share / _WATCHED, 2)} more "
+        f"({results['date'][:10]}, `python benchmarks/decay_cost.py --parts norms`)."
     )
 
 

@@ -89,9 +89,9 @@ def methods_table(results: Results) -> str:
         f"{results['text']['held_out']:,} bytes of files that no run saw: mean and standard deviation of "
         f"{len(setting['seeds'])} seeds. Predicting from the frequencies of single bytes gives {counted['one']:.2f}, "
         f"of pairs {counted['two']:.2f}. The lr is the best of a grid of four, each twice the last, chosen on another "
-        f"seed; (lowest) and (highest) mark an end of the grid. Minus AdamW: mean difference on equal seeds (same first "
-        "weights and batches), with half its 95 % interval. CPU per step: processor time over AdamW's on one thread, "
-        "median of three rounds in turn; the two AdamW rows do equal work and show its error. "
+        f"seed; (lowest) and (highest) mark an end of the grid. Minus AdamW: mean difference on equal seeds (same "
+        "first weights and batches), with half its 95 % interval. CPU per step: processor time over AdamW's on one "
+        "thread, median of three rounds in turn; the two AdamW rows do equal work and show its error. "
         f"{results['date'][:10]}."
     )
     return f"{table(rows[0], rows[1:])}\n\n{caption}\n\n{_told(results, 'seeds', names)}"

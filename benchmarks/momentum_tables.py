@@ -41,9 +41,9 @@ def transfer_table(results: Results) -> str:
     )
     caption = (
         f"Constrained Scion, {results['setting']['model']}, {part['steps']} steps, cosine lr. Held-out loss in nats "
-        f"per byte, mean of {len(part['seeds'])} seeds. Best: lowest point of the parabola in log lr through the lowest "
-        f"loss of a row and its neighbours. Over the rows the best lr varies by a factor of {2**plain:.2f}. The best "
-        f"effective lr, lr sqrt((2 - alpha)/alpha), varies by {2**effective:.2f}. "
+        f"per byte, mean of {len(part['seeds'])} seeds. Best: lowest point of the parabola in log lr through the "
+        f"lowest loss of a row and its neighbours. Over the rows the best lr varies by a factor of {2**plain:.2f}. The "
+        f"best effective lr, lr sqrt((2 - alpha)/alpha), varies by {2**effective:.2f}. "
         f"{results['date'][:10]}."
     )
     return f"{table(rows[0], rows[1:])}\n\n{caption}"

@@ -189,10 +189,11 @@ def table(results: Mapping[str, Any]) -> str:
     shipped = results["fracast"]
     lines.append(_line({"title": f"fracast's own int8, {shipped['alpha']['matrices']} matrices", **shipped}))
     caption = (
-        f"The {results['matrices']} attention and MLP matrices of MiniLM. bits: per weight, scales included. error: RMS "
-        "of the rounding over RMS of the weights, median over matrices, in %. alpha: mean change in % of the original; "
-        "size: mean absolute change; largest: the largest change. The columns of square_alpha read likewise. lost: "
-        f"matrices without an exponent, because rounding noise covers the tail (`low_rank`). {results['date'][:10]}."
+        f"The {results['matrices']} attention and MLP matrices of MiniLM. bits: per weight, scales included. error: "
+        "RMS of the rounding over RMS of the weights, median over matrices, in %. alpha: mean change in % of the "
+        "original; size: mean absolute change; largest: the largest change. The columns of square_alpha read likewise. "
+        "lost: matrices without an exponent, because rounding noise covers the tail (`low_rank`). "
+        f"{results['date'][:10]}."
     )
     return f"{pages.table(COLUMNS, lines)}\n\n{caption}"
 

@@ -174,7 +174,8 @@ def _figures(results: dict[str, Any]) -> str:
         "Seconds from files in the page cache to exponents, without imports. In brackets: how many times faster than "
         f"AlphaDecay's loop / WeightWatcher. Median of {results['rounds']} interleaved rounds on "
         f"{machine['cores']} cores ({machine['cpu']}), {results['date'][:10]}. Whole process and peak memory: "
-        f"{last['title']}, median of {results['process_rounds']}. All measure the same matrices, without embeddings, and their exponents agree."
+        f"{last['title']}, median of {results['process_rounds']}. All measure the same matrices, "
+        "without embeddings, and their exponents agree."
     )
     return f"{pages.table(head, rows)}\n\n{caption}"
 

@@ -41,7 +41,7 @@ def analyze(
         bool,
         typer.Option(
             "--resume",
-            help="Go on from the partial report of an interrupted analysis.",
+            help="Continue from the partial report of an interrupted analysis.",
             rich_help_panel=options.EXECUTION,
         ),
     ] = False,
@@ -62,7 +62,7 @@ def analyze(
         typer.Option(
             "--out",
             "-o",
-            help="File of the report; with -f csv, md or parquet, of that.",
+            help="File for the report; with -f csv, md or parquet, for that table.",
             show_default="SOURCE.specdiag.json here",
             rich_help_panel=options.OUTPUT,
         ),
@@ -75,15 +75,15 @@ def analyze(
         bool,
         typer.Option(
             "--summary",
-            help="Print one line, mean and median of each metric over all matrices, and no tables.",
+            help="Print one line and the mean and median of each metric, without tables.",
             rich_help_panel=options.OUTPUT,
         ),
     ] = False,
 ) -> None:
     """Report the spectrum and tail exponent of every weight matrix, with error bars and a random baseline.
 
-    Exit codes: 0 done, 2 usage, 3 source, 4 a matrix has no numbers, 130 interrupted
-    by Ctrl-C, else 128 and the signal's number.
+    Exit codes: 0 done, 2 usage, 3 source, 4 a matrix has no numbers, 130 stopped
+    by Ctrl-C, or 128 plus the number of another signal.
     """
     from specdiag.analysis.options import split
     from specdiag.analysis.source import open_source

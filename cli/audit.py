@@ -49,7 +49,7 @@ def audit(
         typer.Option(
             "--from",
             metavar="FILE",
-            help="Audit the sources that stand in this file, one a line (- for stdin); those of the hub are streamed.",
+            help="Audit the sources listed in this file, one per line (- for stdin); hub models are streamed.",
             rich_help_panel=options.SOURCE,
         ),
     ] = None,
@@ -58,7 +58,7 @@ def audit(
         typer.Option(
             "--baseline",
             metavar="SOURCE",
-            help="Compare with this report or checkpoint; --part is of both.",
+            help="Compare with this report or checkpoint; --part applies to both.",
             rich_help_panel=options.THRESHOLDS,
         ),
     ] = None,
@@ -93,7 +93,11 @@ def audit(
     ] = None,
     lr_shape: Annotated[
         options.LrShape | None,
-        typer.Option("--lr-shape", help="Course of its lr; any where it is not given.", rich_help_panel=options.RUN),
+        typer.Option(
+            "--lr-shape",
+            help="Schedule of its lr; without it, any schedule counts as possible.",
+            rich_help_panel=options.RUN,
+        ),
     ] = None,
     warmup: Annotated[
         int, typer.Option("--warmup", min=0, help="Its steps from 0 to the peak lr.", rich_help_panel=options.RUN)
@@ -137,7 +141,7 @@ def audit(
             "--tokens",
             metavar="N",
             min=0,
-            help="Look for tokens that training hardly met, and list N of them.",
+            help="Find tokens that training hardly met, and list N of them.",
             rich_help_panel=options.CONTENT,
         ),
     ] = 0,
@@ -145,7 +149,7 @@ def audit(
         bool,
         typer.Option(
             "--alarms",
-            help="Look for removed directions, and prove bounds of outputs and scores (reads the weights once more).",
+            help="Find removed directions, and bound outputs and scores (reads the weights again).",
             rich_help_panel=options.CONTENT,
         ),
     ] = False,
@@ -166,7 +170,7 @@ def audit(
         typer.Option(
             "--out",
             "-o",
-            help="Save the audit as JSON; with another format, what that prints. Parquet takes what it has already.",
+            help="Save the audit as JSON, or what -f prints. Parquet keeps the rows of unchanged models.",
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,
@@ -175,7 +179,7 @@ def audit(
         typer.Option(
             "--sarif-location",
             metavar="FILE",
-            help="File in the repository at which -f sarif shows models from elsewhere.",
+            help="File in the repository to which -f sarif attaches findings of models outside of it.",
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,
@@ -183,9 +187,9 @@ def audit(
 ) -> None:
     """Check checkpoints for NaN, broken matrices, config mismatches and unusual spectra.
 
-    A saved report takes milliseconds; the checkpoint itself is also held against its config.json. NaN is a finding.
+    A saved report takes milliseconds. A checkpoint is also compared with its config.json. NaN is a finding.
     Exit codes: 0 passed, 1 a source has findings of --fail-on or worse, 2 usage, else 3 source, 4 computation,
-    130 interrupted by Ctrl-C, else 128 and the signal's number.
+    130 stopped by Ctrl-C, or 128 plus the number of another signal.
     """
     from specdiag.auditing.thresholds import load_checks
     from specdiag.reference.ranges import the_reference

@@ -17,7 +17,7 @@ from .commands import add, make_program
 if TYPE_CHECKING:
     from specdiag.analysis.cache_store import Amount, Store
 
-cache = make_program("cache", "Show or remove the results that are kept of earlier analyses.")
+cache = make_program("cache", "Show or remove kept results of earlier analyses.")
 
 
 @output.guarded
@@ -25,7 +25,7 @@ def info(
     ctx: typer.Context,
     format: options.StateFormatOption = options.StateFormat.table,
 ) -> None:
-    """Show the folder of kept results, how many there are, and the size that they take and may take.
+    """Show the folder of kept results, their number, their size and the limit.
 
     Exit codes: 0 done, 2 the folder cannot be trusted or the cache is switched off.
     """
@@ -66,7 +66,7 @@ def prune(
         ),
     ] = None,
 ) -> None:
-    """Remove the results that were read longest ago until the others fit. Other files in the folder stay.
+    """Remove the least recently read results until the rest fits the limit. Other files in the folder stay.
 
     Exit codes: 0 done, 2 the folder cannot be trusted or the cache is switched off.
     """
@@ -79,7 +79,7 @@ def clear(
     ctx: typer.Context,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.", rich_help_panel=options.EXECUTION)] = False,
 ) -> None:
-    """Remove all kept results, after asking. Other files in the folder stay; what is analysed again is computed anew.
+    """Remove all kept results, after asking. Other files in the folder stay.
 
     Exit codes: 0 done, 1 not confirmed, 2 the folder cannot be trusted or the cache is switched off.
     """

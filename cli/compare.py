@@ -55,7 +55,7 @@ def compare(
         typer.Option(
             "--subspace",
             min=0,
-            help="Leading singular directions to compare; 0: none, a quarter faster.",
+            help="Leading singular directions to compare; 0 skips them, a quarter faster.",
             rich_help_panel=options.CONTENT,
         ),
     ] = 10,
@@ -64,7 +64,10 @@ def compare(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", help="Save the comparison as JSON; with -f csv or md, that.", rich_help_panel=options.OUTPUT
+            "--out",
+            "-o",
+            help="Save the comparison as JSON, or in the format of -f csv or md.",
+            rich_help_panel=options.OUTPUT,
         ),
     ] = None,
     all_rows: options.AllOption = False,
@@ -72,10 +75,10 @@ def compare(
 ) -> None:
     """Show what changed from BEFORE to AFTER: per role, per matrix, and what has no counterpart.
 
-    Runs of `specdiag train` are ranked by their held-out losses first; formats other than table contain only that.
+    Runs of `specdiag train` are first ranked by held-out loss. Formats other than table contain only the ranking.
 
     Exit codes: 0 done, 1 a limit of --fail-above is exceeded, 2 usage, 3 source, 4 a matrix has no numbers,
-    130 interrupted by Ctrl-C, else 128 and the signal's number.
+    130 stopped by Ctrl-C, or 128 plus the number of another signal.
     """
     from specdiag.report import is_report
 

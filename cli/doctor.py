@@ -18,9 +18,9 @@ def doctor(
     ctx: typer.Context,
     format: options.StateFormatOption = options.StateFormat.table,
 ) -> None:
-    """Show versions, BLAS, processors, memory, GPU, cache and hub token, and what is missing for what.
+    """Show versions, BLAS, processors, memory, GPU, cache, hub token, and what is missing.
 
-    Exit codes: 0 ready, 1 something is missing or wrong that every analysis needs.
+    Exit codes: 0 ready, 1 something that every analysis needs is missing or wrong.
     """
     from .machine import examine
 

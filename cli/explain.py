@@ -24,7 +24,8 @@ def explain(
     column: Annotated[
         str | None,
         typer.Argument(
-            metavar="NAME", help="A table's column, a file's key, or a check of the audit; none to list them."
+            metavar="NAME",
+            help="Column of a table, key of a file, or check of the audit; without it, the names are listed.",
         ),
     ] = None,
 ) -> None:

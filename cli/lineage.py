@@ -30,18 +30,21 @@ def lineage(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", help="Save the lineage as JSON; with -f csv or md, that.", rich_help_panel=options.OUTPUT
+            "--out",
+            "-o",
+            help="Save the lineage as JSON, or in the format of -f csv or md.",
+            rich_help_panel=options.OUTPUT,
         ),
     ] = None,
     all_rows: options.AllOption = False,
 ) -> None:
-    """Tell whether models compute the same, one derives from the other, or no relation is shown.
+    """Tell whether models compute the same, derive from one another, or show no relation.
 
-    What blocks compute is compared, not how it is stored: names, folded norms, mixed heads and codes do not matter.
-    Among three and more, mixes of two others are found, with their shares. The limits are provisional.
+    It compares what blocks compute: names, folded norms, mixed heads and quantisation do not matter. With three models
+    or more it also finds mixes of two others, with their shares. The limits are provisional.
 
-    Exit codes: 0 an answer, whichever it is, 2 usage, 3 source, 4 no two of the models can be compared, 130
-    interrupted by Ctrl-C, else 128 and the signal's number.
+    Exit codes: 0 an answer of any kind, 2 usage, 3 source, 4 no two of the models can be compared, 130 stopped by
+    Ctrl-C, or 128 plus the number of another signal.
     """
     if len(sources) < 2:
         raise UsageError(f"name two models or more: only '{sources[0]}' was named")

@@ -149,7 +149,7 @@ ReferenceOption = Annotated[
     typer.Option(
         "--reference",
         metavar="FILE",
-        help="Hold numbers against these ranges, of 'specdiag reference build'.",
+        help="Compare numbers with these ranges (from 'specdiag reference build').",
         show_default="those that come with specdiag",
         rich_help_panel=CONTENT,
     ),
@@ -170,7 +170,7 @@ AllOption = Annotated[bool, typer.Option("--all", help="Print every row of long 
 TopOption = Annotated[
     int | None,
     typer.Option(
-        "--top", min=1, help="Rows of a long table: those that stand out most.", show_default="8; compare 20",
+        "--top", min=1, help="Rows of a long table to print; those that stand out most.", show_default="8; compare 20",
         rich_help_panel=OUTPUT,
     ),
 ]  # fmt: skip

@@ -32,9 +32,9 @@ def plot(
         list[str],
         typer.Argument(
             metavar="SOURCE",
-            help="Saved report, hub id, directory or weight file; for decay also a plan or a run of train; for "
-            "trajectory and norms what 'specdiag trajectory' left, for norms also a run with NormWatch. esd, balance "
-            "and paper take several.",
+            help="Saved report, hub id, directory or weight file. decay also takes a plan or a run of train. "
+            "trajectory and norms take the output of 'specdiag trajectory', norms also a run with NormWatch. esd, "
+            "balance and paper take several sources.",
             show_default=False,
         ),
     ],
@@ -60,7 +60,7 @@ def plot(
         Basis | None,
         typer.Option(
             "--basis",
-            help="alpha, or square: comparable across shapes.",
+            help="alpha, or square, which can be compared across shapes.",
             show_default="square for alpha and balance, else alpha",
             rich_help_panel=options.CONTENT,
         ),
@@ -92,7 +92,7 @@ def plot(
         float | None,
         typer.Option(
             "--weight-decay",
-            help="norms only: decay of that prediction. NormWatch logs both.",
+            help="norms only: weight decay of that prediction (NormWatch logs lr and decay).",
             rich_help_panel=options.RUN,
         ),
     ] = None,
@@ -109,7 +109,7 @@ def plot(
 ) -> None:
     """Draw into a file: esd, alpha, balance, heatmap, heads, decay, scree, the paper's figures, trajectory, norms.
 
-    Best from a saved report; a checkpoint is analysed first. Exit codes: 0 done, 2 usage, 3 source, 4 computation.
+    A saved report is fastest; a checkpoint is analysed first. Exit codes: 0 done, 2 usage, 3 source, 4 computation.
     """
     chosen: dict[str, Any] = {name: given.values[name] for name in DRAWING if name in given.values}
     own: dict[str, Any] = {

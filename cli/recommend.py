@@ -97,7 +97,9 @@ def recommend(
     given: Given,
     what: Annotated[
         What,
-        typer.Option("--what", help="The weight decay, or the learning rate (LLR; untested).", rich_help_panel=_RATIOS),
+        typer.Option(
+            "--what", help="Recommend the weight decay, or the learning rate (LLR; untested).", rich_help_panel=_RATIOS
+        ),
     ] = What.decay,
     rule: Annotated[
         Rule,
@@ -161,7 +163,7 @@ def recommend(
     ] = False,
     compat: Annotated[
         Compat | None,
-        typer.Option("--compat", help="Do exactly as the released AlphaDecay code.", rich_help_panel=_RATIOS),
+        typer.Option("--compat", help="Reproduce the released AlphaDecay code exactly.", rich_help_panel=_RATIOS),
     ] = None,
     weight_decay: Annotated[
         float | None,
@@ -184,13 +186,13 @@ def recommend(
         typer.Option(
             "--steps-left",
             min=1,
-            help="Optimizer steps to come, to predict if the plan will matter.",
+            help="Remaining optimizer steps, to predict whether the plan will matter.",
             rich_help_panel=options.RUN,
         ),
     ] = None,
     lr_schedule: Annotated[
         LrSchedule,
-        typer.Option("--lr-schedule", help="Course of the lr over the steps left.", rich_help_panel=options.RUN),
+        typer.Option("--lr-schedule", help="Schedule of the lr over the remaining steps.", rich_help_panel=options.RUN),
     ] = LrSchedule.to_zero,
     schedule: Annotated[
         Schedule | None,
@@ -259,7 +261,7 @@ def recommend(
         Export | None,
         typer.Option(
             "--export",
-            help="Print the plan for another tool; torch and transformers: code.",
+            help="Print the plan for another tool (torch, transformers: code).",
             show_default="table",
             rich_help_panel=options.OUTPUT,
         ),
@@ -276,10 +278,10 @@ def recommend(
     all_rows: options.AllOption = False,
     top: options.TopOption = None,
 ) -> None:
-    """Recommend a weight decay for each module: why, how sure, and if it will matter.
+    """Recommend a weight decay for each module: why, how sure, and whether it will matter.
 
-    SOURCE is best a saved report: that takes milliseconds. Without a SOURCE, --tokens --params --batch-tokens
-    --context-length --lr give the base decay alone. Exit codes: 0 done, 2 usage, 3 source, 4 computation.
+    A saved report takes milliseconds. Without a SOURCE, --tokens --params --batch-tokens
+    --context-length --lr give only the base decay. Exit codes: 0 done, 2 usage, 3 source, 4 computation.
     """
     from specdiag.analysis.options import split
     from specdiag.decay.recommend import recommend as plan_for

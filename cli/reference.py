@@ -14,7 +14,7 @@ from .sharing import Given, takes_shared
 if TYPE_CHECKING:
     from specdiag.reference.ranges import ReferenceRanges
 
-reference = make_program("reference", "Make ranges that the numbers of other models are held against.")
+reference = make_program("reference", "Make reference ranges, with which other models are compared.")
 
 
 @takes_shared("reference")
@@ -37,10 +37,10 @@ def build(
 ) -> None:
     """Save the ranges of square_alpha, rho, stable rank and spikes by role and class of model.
 
-    Models that share weights count once. The ranges are used (--reference of analyze, report, audit and compare) where
-    at least 5 independent models of a class have a role.
+    Models that share weights count once. analyze, report, audit and compare use a range (--reference) if at least 5
+    independent models of the class have the role.
 
-    Exit codes: 0 done, 2 usage, 3 source, 4 computation, 130 interrupted by Ctrl-C.
+    Exit codes: 0 done, 2 usage, 3 source, 4 computation, 130 stopped by Ctrl-C.
     """
     from specdiag.reference.build import build_reference
     from specdiag.report import is_report

@@ -46,7 +46,7 @@ def report(
 ) -> None:
     """Write one HTML page that opens anywhere: findings, tables, heatmap, decay plan, and every matrix's spectrum.
 
-    Best from a saved report; a checkpoint is analysed first. A table of audit -f parquet gives a page of its models.
+    A saved report is fastest; a checkpoint is analysed first. A table of audit -f parquet gives one page of all models.
     Exit codes: 0 done, 2 usage, 3 source, 4 computation.
     """
     from specdiag.auditing.fleets.table import is_table

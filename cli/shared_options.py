@@ -19,7 +19,7 @@ SHARED: dict[str, tuple[Any, Any]] = {
             rich_help_panel=SOURCE)], None),
     "part": (
         Annotated[str | None, typer.Option(
-            "--part", metavar="NAME", help="Take this one of several models in a file, such as ema_model.",
+            "--part", metavar="NAME", help="Model to take from a file that holds several, such as ema_model.",
             rich_help_panel=SOURCE)], None),
     "base": (
         Annotated[str | None, typer.Option(
@@ -39,11 +39,11 @@ SHARED: dict[str, tuple[Any, Any]] = {
         None),
     "include": (
         Annotated[list[str] | None, typer.Option(
-            "--include", metavar="GLOB", help="Take only matrices with such a name; repeatable.",
+            "--include", metavar="GLOB", help="Take only matrices whose name matches; repeatable.",
             rich_help_panel=SELECTION)], None),
     "exclude": (
         Annotated[list[str] | None, typer.Option(
-            "--exclude", metavar="GLOB", help="Leave out matrices with such a name; repeatable.",
+            "--exclude", metavar="GLOB", help="Leave out matrices whose name matches; repeatable.",
             rich_help_panel=SELECTION)], None),
     "role": (
         Annotated[list[str] | None, typer.Option(
@@ -56,7 +56,8 @@ SHARED: dict[str, tuple[Any, Any]] = {
         DType.auto),
     "method": (
         Annotated[Method, typer.Option(
-            "--method", help="gram: fast. svd: by singular values.", rich_help_panel=NUMBERS)], Method.gram),
+            "--method", help="gram is fast; svd computes singular values directly.",
+            rich_help_panel=NUMBERS)], Method.gram),
     "tail": (
         Annotated[Tail, typer.Option(
             "--tail", help="Tail rule for alpha. pl_alpha (KS fit) is always reported too.",
@@ -73,19 +74,19 @@ SHARED: dict[str, tuple[Any, Any]] = {
             "--farms-aspect", help="Columns over rows of a window.", show_default="1", rich_help_panel=NUMBERS)], None),
     "farms_windows": (
         Annotated[int | None, typer.Option(
-            "--farms-windows", min=1, max=1000, help="Windows a dimension, at most.", show_default="10",
+            "--farms-windows", min=1, max=1000, help="Most windows per dimension.", show_default="10",
             rich_help_panel=NUMBERS)], None),
     "randomize": (
         Annotated[bool, typer.Option(
-            "--randomize", help="Look for correlation traps in permuted entries too (twice the work).",
+            "--randomize", help="Also analyse shuffled entries, to find correlation traps (twice the work).",
             rich_help_panel=NUMBERS)], False),
     "fit_test": (
         Annotated[bool, typer.Option(
-            "--fit-test", help="Say which law each tail follows: power law, lognormal, noise or others.",
+            "--fit-test", help="Test which law each tail follows: power law, lognormal, noise or others.",
             rich_help_panel=NUMBERS)], False),
     "function": (
         Annotated[bool, typer.Option(
-            "--function", help="Measure what the weights compute too, in whatever form they are stored: QK, OV, DU.",
+            "--function", help="Also measure QK, OV and DU: products that do not depend on the form of storage.",
             rich_help_panel=NUMBERS)], False),
     "seed": (
         Annotated[int, typer.Option(
@@ -103,7 +104,7 @@ SHARED: dict[str, tuple[Any, Any]] = {
             show_default="half of the machine's", rich_help_panel=RESOURCES)], None),
     "cache": (
         Annotated[bool, typer.Option(
-            "--cache/--no-cache", help="Take results of equal tensors from earlier analyses, and keep new ones.",
+            "--cache/--no-cache", help="Reuse results of equal tensors, and keep new ones.",
             rich_help_panel=RESOURCES)], True),
 }  # fmt: skip
 """Each shared option with its default, by the name of its parameter."""

@@ -52,7 +52,7 @@ def simulate(
         list[float] | None,
         typer.Option(
             "--weight-decay",
-            help="The optimizer's argument at the peak lr; for Scion 1/radius; repeatable.",
+            help="The optimizer's weight_decay at the peak lr (Scion: 1/radius); repeatable.",
             rich_help_panel=options.RUN,
         ),
     ] = None,
@@ -78,7 +78,7 @@ def simulate(
         float | None,
         typer.Option(
             "--momentum",
-            help="Share of the buffer that a step keeps; Scion's alpha is 1 - momentum.",
+            help="Share of the buffer that each step keeps; Scion's alpha is 1 - momentum.",
             show_default="0.9; muon 0.95",
             rich_help_panel=_OPTIMIZER,
         ),
@@ -152,7 +152,7 @@ def simulate(
         typer.Option(
             "--check",
             metavar="RUN",
-            help="Lay the prediction over this run's norms: those of NormWatch, or of 'specdiag trajectory' with --lr, "
+            help="Compare with the norms of this run: those of NormWatch, or of 'specdiag trajectory' with --lr, "
             "--weight-decay and --steps.",
             rich_help_panel=_EXPERIMENT,
         ),
@@ -165,14 +165,14 @@ def simulate(
         typer.Option(
             "--out",
             "-o",
-            help="A .png, .svg or .pdf figure; else JSON, or with -f csv that.",
+            help="File: a .png, .svg or .pdf figure, else JSON, or csv with -f csv.",
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,
 ) -> None:
-    """Predict weight norms: their balance, when it is reached, and the course under any lr and decay schedule.
+    """Predict weight norms: where they settle, when, and their course under any lr and decay schedule.
 
-    No checkpoint is read: gradients are taken to be noise. Exit codes: 0 done, 2 usage, 3 RUN of --check.
+    Reads no checkpoint; gradients are assumed to be noise. Exit codes: 0 done, 2 usage, 3 RUN of --check.
     """
     from . import simulate_output as show
 

@@ -60,7 +60,7 @@ def train(
     fresh_optimizer: Annotated[bool, typer.Option(
         "--fresh-optimizer", help="Take only the weights and start at step 0.", rich_help_panel=SOURCE)] = False,
     allow_data_shift: Annotated[bool, typer.Option(
-        "--allow-data-shift", help="Continue although data, batch size or number of processes changed.",
+        "--allow-data-shift", help="Continue even if data, batch size or number of processes changed.",
         rich_help_panel=SOURCE)] = False,
     decay: Annotated[str | None, typer.Option(
         "--decay", rich_help_panel=_DECAY,
@@ -105,7 +105,7 @@ def train(
     extend: Annotated[int | None, typer.Option(
         "--extend", min=1, help="Add this many steps to the planned ones.", rich_help_panel=_RUN)] = None,
     eval_every: Annotated[int | None, typer.Option(
-        "--eval-every", min=0, help="Evaluate every so many steps.", rich_help_panel=_RUN,
+        "--eval-every", min=0, help="Steps between evaluations.", rich_help_panel=_RUN,
         show_default="before the first step and after the last")] = None,
     assign: Annotated[list[str] | None, typer.Option(
         "--set", metavar="NAME=VALUE", rich_help_panel=_RUN,

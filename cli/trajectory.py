@@ -50,8 +50,8 @@ def trajectory(
 ) -> None:
     """Follow every checkpoint of a run, one at a time: alphas, norms and ranks per role, beside the training loss.
 
-    What is finished is not computed again. Exit codes: 0 done, 2 usage, 3 no checkpoints, 4 none could be analysed,
-    130 interrupted by Ctrl-C, else 128 and the signal's number (the next call goes on).
+    Finished checkpoints are not computed again. Exit codes: 0 done, 2 usage, 3 no checkpoints, 4 none could be
+    analysed, 130 stopped by Ctrl-C, or 128 plus the number of another signal (the next call goes on).
     """
     from specdiag.trajectories.records import RUN_METRICS, TRACKED
     from specdiag.trajectories.trajectory import TrajectoryInterrupted

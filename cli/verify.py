@@ -49,7 +49,7 @@ def verify(
         typer.Option(
             "--out",
             "-o",
-            help="Save the verification as JSON; with -f md, what that prints.",
+            help="Save the verification as JSON, or with -f md as Markdown.",
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,
@@ -57,10 +57,10 @@ def verify(
 ) -> None:
     """Verify that MODEL is BASE with ADAPTER merged, or the same model converted or quantised.
 
-    Every tensor is compared, to the bit where rounding can be replayed; what is wrong is named.
+    Compares every tensor, bit for bit where rounding can be replayed, and names each fault.
 
-    Exit codes: 0 verified, 1 not verified or cannot be told, 2 usage, 3 source, 130 interrupted by Ctrl-C, else
-    128 and the signal's number.
+    Exit codes: 0 verified, 1 not verified or cannot be told, 2 usage, 3 source, 130 stopped by Ctrl-C, or
+    128 plus the number of another signal.
     """
     if len(sources) not in (2, 3):
         raise UsageError(

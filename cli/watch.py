@@ -26,7 +26,7 @@ def watch(
         str,
         typer.Argument(
             metavar="RUN",
-            help="Directory, or glob in quotes, that checkpoints appear in; or one file or folder, as ckpt.pt.",
+            help="Directory or quoted glob where checkpoints appear; or one file or folder, such as ckpt.pt.",
         ),
     ],
     *,
@@ -34,11 +34,16 @@ def watch(
     once: Annotated[
         bool,
         typer.Option(
-            "--once", help="Take what is there and end; exit with 1 on an alert.", rich_help_panel=options.EXECUTION
+            "--once",
+            help="Analyse the checkpoints that exist, then end; exit with 1 on an alert.",
+            rich_help_panel=options.EXECUTION,
         ),
     ] = False,
     interval: Annotated[
-        float, typer.Option("--interval", min=0.1, help="Seconds between two looks.", rich_help_panel=options.EXECUTION)
+        float,
+        typer.Option(
+            "--interval", min=0.1, help="Seconds between two looks into the folder.", rich_help_panel=options.EXECUTION
+        ),
     ] = 10.0,
     to: Annotated[
         list[str] | None,
@@ -53,7 +58,7 @@ def watch(
     metric: options.MetricOption = None,
     spectra: options.SpectraOption = False,
 ) -> None:
-    """Analyse each new checkpoint of a live run in a process of its own; alert on NaN, lost rank, a norm off course.
+    """Analyse each new checkpoint of a live run in a separate process; alert on NaN, lost rank and norms off course.
 
     Runs until Ctrl-C (exit 130). With --once: exit 0 if clean, 1 on an alert, 2 usage, 3 no checkpoints, 4 if none
     could be analysed.

@@ -44,17 +44,17 @@ def explain(name: str, checks: Mapping[str, Check]) -> list[str]:
     state = "" if check.enabled else " It is switched off."
     return [
         f"{check.id}: {check.metric}.",
-        f"Finding: {_SEVERITIES[check.severity]}, {_limit(check)}.{state}",
+        f"Finding: {_SEVERITIES[check.severity]} {_limit(check)}.{state}",
         f"Needs: {_NEEDS[check.needs]}.",
         f"Why: {check.why}.",
         f"What to do: {check.advice}.",
-        f"Source: {check.origin}.",
+        f"Basis: {check.origin}.",
         f"To change it: [{check.id}] with {', '.join(changeable(check))} in the file of thresholds=.",
     ]
 
 
 def _limit(check: Check) -> str:
     if check.threshold is None:
-        return "wherever it is seen"
-    least = "" if check.at_least is None else f" (at_least {check.at_least})"
-    return f"where the value is {check.fires} {limit(check, check.threshold)}{least}"
+        return "whenever it occurs"
+    least = "" if check.at_least is None else f" (at_least = {check.at_least})"
+    return f"if the value is {check.fires} {limit(check, check.threshold)}{least}"

@@ -174,7 +174,7 @@ def changeable(check: Check) -> list[str]:
 
 def checks_table() -> str:
     """Write the table of docs/audit.md: every check with its default and its source."""
-    head = ("check", "severity", "finding where", "threshold", "needs", "why it matters", "source")
+    head = ("check", "severity", "finding where", "threshold", "needs", "why it matters", "basis")
     lines = [head, ("---",) * len(head)]
     lines += [
         (
@@ -194,7 +194,7 @@ def checks_table() -> str:
 def _limit(check: Check) -> str:
     if check.threshold is None:
         return "any"
-    least = "" if check.at_least is None else f" (at_least {check.at_least})"
+    least = "" if check.at_least is None else f" (at_least = {check.at_least})"
     return f"{'>' if check.fires == 'above' else '<'} {check.threshold:g}{least}"
 
 

@@ -165,10 +165,10 @@ METHODS: dict[str, Method] = {
         "Scion with lr L = (lr radius)^2 (2 - a)/(2 a C^2) in all layers but the output",
         "Chou 2025 (arXiv 2512.08217), algorithm 2",
         "`target_norm=None` takes the C^2 that gives L = 1 at the peak. The factor 1/2 is our reconstruction from the "
-        "derivation; it agrees with the C^2 of the paper's tables. The author's published code has L_t = L lr_t/lr_max, "
-        "which is the same while a and C^2 are constant. Sign and spectral steps repeat about 0.7 and 0.8 to 0.95 of "
-        "the momentum that (2 - a)/a predicts. This factor is constant unless a is scheduled. Schedule C^2 or a with "
-        "GroupSchedule.",
+        "derivation; it agrees with the C^2 of the paper's tables. The author's published code has "
+        "L_t = L lr_t/lr_max, which is the same while a and C^2 are constant. Sign and spectral steps repeat about 0.7 "
+        "and 0.8 to 0.95 of the momentum that (2 - a)/a predicts. This factor is constant unless a is scheduled. "
+        "Schedule C^2 or a with GroupSchedule.",
         {**_SCION, "target_norm": None},
         scion(corrected=True),
         (SCION,),

@@ -22,7 +22,7 @@ def test_a_check_that_a_report_cannot_feed_says_so(tmp_path):
 
 
 def test_explain_knows_every_check_in_the_options_of_the_audit():
-    for name, said in (("random", "Finding: a warning, where the value is below 4"), ("TRAP", "Needs: --randomize.")):
+    for name, said in (("random", "Finding: a warning if the value is below 4"), ("TRAP", "Needs: --randomize.")):
         done = invoke("explain", name)
         assert done.exit_code == 0
         assert said in done.stdout

@@ -173,4 +173,4 @@ def test_other_formats_hold_the_findings(tmp_path, format):
     options = ["--sarif-location", "models.txt"] if format == "sarif" else []
     done = invoke("audit", folder, "--tokens", 1, "--role", "embed", "-f", format, *options)
     assert "untrained_tokens" in done.stdout
-    assert "5 % of the rows lie like untouched ones" in done.stdout
+    assert "5 % of the rows resemble untouched ones" in done.stdout

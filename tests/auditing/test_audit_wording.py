@@ -34,7 +34,7 @@ def finding(check, value, threshold=None):
         (finding("layers", 12, 24.0), "12 layers", "24"),
         (finding("vocabulary", 32000, 32001.0), "32000 rows", "32001"),
         (finding("zero", "all zero"), "all zero", ""),
-        (finding("denormal", float("inf")), "inf % of the values below the smallest normal one", "at most 1 %"),
+        (finding("denormal", float("inf")), "inf % of the values below the smallest normal number", "at most 1 %"),
         (Finding(check="of a later version", severity="warn", value=0.25, threshold=0.1, why="", advice=""), "0.25", "0.1"),
     ],
 )  # fmt: skip
@@ -73,7 +73,7 @@ def test_an_explanation_goes_by_the_thresholds_that_hold(tmp_path):
     toml = tmp_path / "mine.toml"
     toml.write_text('[rank]\nthreshold = 0.2\nseverity = "fail"\n[trap]\nenabled = false\n')
     done = invoke("audit", "--explain", "rank", "--thresholds", toml)
-    assert "Finding: a failure, where the value is above 20 %." in done.stdout
+    assert "Finding: a failure if the value is above 20 %." in done.stdout
     assert "It is switched off." in invoke("audit", "--explain", "trap", "--thresholds", toml).stdout
     assert "Needs: --randomize." in invoke("audit", "--explain", "trap").stdout
 

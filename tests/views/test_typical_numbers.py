@@ -52,7 +52,8 @@ def test_alpha_by_shape(models):
     mlp = [[r for r in model if r.family == "mlp"] for model in models]
     narrow = [r for r in decoder if r.role in ("k", "v")]
     assert {(r.rows, r.cols) for r in narrow} == {(192, 576)}
-    assert all(r.family == "attention" for r in square[0]) and len(square[0]) + len(mlp[0]) == len(encoder)
+    assert all(r.family == "attention" for r in square[0])
+    assert len(square[0]) + len(mlp[0]) == len(encoder)
     said = [["{:.2f} to {:.2f}".format(*span(r, "alpha")) for r in kind] for kind in (square, mlp)]
     (first, second), (third, fourth) = said
     assert f"{first} in MiniLM, {second} in SmolLM2-135M. MLP: {third} and {fourth}." in find("alpha").typical
@@ -62,4 +63,5 @@ def test_alpha_by_shape(models):
 def test_rank(models):
     assert span(models[0], "matrix_rank") == (1, 1)
     low, high = span(models[1], "matrix_rank")
-    assert high == 1 and f"{low:.2f} of the smaller side to full" in find("matrix_rank").typical
+    assert high == 1
+    assert f"{low:.2f} of the smaller side to full" in find("matrix_rank").typical
