@@ -14,6 +14,7 @@ from specdiag.checkpoint.opening import Opening, OpeningArguments, PlainArgument
 from specdiag.comparison.sides import load_if_saved, open_side, require_stream
 from specdiag.errors import UsageError
 from specdiag.kinship.doubts import doubts
+from specdiag.kinship.exchanged import exchanged
 from specdiag.kinship.fingerprint import Fingerprint, take_fingerprint
 from specdiag.kinship.mixes import find_mixes
 from specdiag.kinship.models import Model, open_models
@@ -207,6 +208,7 @@ def _related(a: Model, b: Model, of_a: Fingerprint, of_b: Fingerprint, limits: T
         else []
     )
     found = judge(found, limits, equal_sizes=is_equal, is_turned=is_turned, doubts=against)
+    against = [*exchanged(found, places, pair, held, limits, device), *against]
     return replace(found, signs=signs(found, a.record, b.record, is_turned=is_turned, limits=limits, doubts=against))
 
 

@@ -82,6 +82,28 @@ def inner_products(blocks: Sequence[Block], orders: Sequence[Order], device: str
     return Products(qk, ov, _of_matrices([_du(b, device) for b in blocks]) if has_one else None)
 
 
+def turned_cosine(blocks: Sequence[Block], orders: Sequence[Order], device: str) -> float | None:
+    """Compute the cosine of QK of one layer with KQ of another: 1 where queries and keys changed places.
+
+    Args:
+        blocks: the layer in two models of one width; both have attention.
+        orders: for each model the heads that stand for those of the first.
+        device: where it is computed.
+
+    Returns:
+        None where norms of queries and keys leave its scale open, or keys are shared by several heads.
+
+    Raises:
+        SourceError: a tensor cannot be read.
+    """
+    held = [b.attention for b in blocks if b.attention is not None and b.attention.head_norms is None]
+    if len(held) < len(blocks) or any(a.q.shape != a.k.shape for a in held):
+        return None
+    first, (left, right) = (_qk(block, device) for block in blocks)
+    table = _of_heads([first, (right, left)], orders)
+    return float(table[0, 1] / np.sqrt(table[0, 0] * table[1, 1])) if table[0, 0] > 0 and table[1, 1] > 0 else None
+
+
 def _of_heads(factors: Sequence[Factors], orders: Sequence[Order]) -> Array:
     sides = [(left[list(order)], right[list(order)]) for (left, right), order in zip(factors, orders, strict=True)]
     table = np.zeros((len(sides), len(sides)))

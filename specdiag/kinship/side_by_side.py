@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
+from specdiag.function.parts import Block
 from specdiag.kinship.alignment import Indices
 from specdiag.kinship.distances import Logs, match_heads
 from specdiag.kinship.fingerprint import Fingerprint
 from specdiag.kinship.models import Model
-from specdiag.kinship.products import Products, inner_products
+from specdiag.kinship.products import Order, Products, inner_products
 from specdiag.kinship.records import LayerRelation
 
 
@@ -60,6 +61,26 @@ def products_of(
 
     Returns:
         None where a layer is not that of self-attention, or the numbers of heads differ in more than two models.
+
+    Raises:
+        SourceError: a tensor cannot be read.
+    """
+    found = matched_heads(models, prints, places)
+    return None if found is None else inner_products(*found, device)
+
+
+def matched_heads(
+    models: Sequence[Model], prints: Sequence[Fingerprint], places: Sequence[int]
+) -> tuple[list[Block], list[Order]] | None:
+    """Give the blocks of a layer in several models, and the order of heads of each that fits those of the first.
+
+    Args:
+        models: all of one width and head size.
+        prints: their fingerprints.
+        places: of the layer in each of these.
+
+    Returns:
+        None where a layer is not that of self-attention, or the numbers of heads differ in more than two models.
     """
     spectra = [found.blocks[i] for found, i in zip(prints, places, strict=True)]
     blocks = [model.blocks.get((s.component, s.layer)) for model, s in zip(models, spectra, strict=True)]
@@ -68,5 +89,4 @@ def products_of(
     if len(known) < len(blocks) or (len(models) > 2 and len({len(log.qk) for log in logs}) > 1):
         return None
     pairs = [match_heads(logs[0], log) for log in logs[1:]]
-    orders = [pairs[0][0].tolist(), *(cols.tolist() for _, cols in pairs)]
-    return inner_products(known, orders, device)
+    return known, [pairs[0][0].tolist(), *(cols.tolist() for _, cols in pairs)]

@@ -8,6 +8,7 @@ from statistics import median
 
 from specdiag.records import Source
 from specdiag.text.counts import counted
+from specdiag.text.names import listed
 from specdiag.verification.causes import SENTENCES
 from specdiag.verification.records import Cause, NotCompared, TensorCheck, Verdict, Verification
 
@@ -70,9 +71,9 @@ def _decide(
     if merges and not told and not n_replaced:
         empty = all(t.cause == "no update" for t in updated)
         return "cannot be told", f"{SENTENCES['no update' if empty else 'below the rounding']}{_where(updated)}"
-    replayed = sum(t.outcome in ("equal", "rounded") for t in tensors)
     total = counted(len(tensors), "tensor")
-    exact = f"{total} to the bit" if replayed == len(tensors) else f"{replayed} of {total} to the bit"
+    replayed = sum(t.outcome in ("equal", "rounded") for t in tensors)
+    exact = f"{total if replayed == len(tensors) else f'{replayed} of {total}'} reproduced bit for bit"
     if n_replaced:
         return "verified", f"{counted(n_replaced, 'tensor')} replaced by the adapter's, {exact}"
     if merges:
@@ -80,8 +81,22 @@ def _decide(
         lossy = any(t.kept is not None and t.kept < _LOSSY for t in told)
         how = f"strength {strength:.3f}{' as stored' if lossy else ''}"
         return "verified", f"{counted(len(updated), 'update')} at {how}, {exact}"
-    rounded = len(tensors) - replayed
-    return "verified", f"{exact}, {rounded} within rounding" if rounded else exact
+    return "verified", _copied(tensors)
+
+
+def _copied(tensors: Sequence[TensorCheck]) -> str:
+    """Count the tensors that are equal, equal once the first model's are rounded, or close."""
+    types = sorted({t.dtype_after for t in tensors if t.outcome == "rounded"})
+    ways = {
+        "equal": "equal",
+        "rounded": f"equal once rounded to {listed(types)}",
+        "within rounding": "within rounding",
+    }
+    counts = [(n, how) for outcome, how in ways.items() if (n := sum(t.outcome == outcome for t in tensors))]
+    (first, how), *rest = counts
+    total = counted(len(tensors), "tensor")
+    head = f"{total} {how}" if not rest else f"{first} of {total} {how}"
+    return ", ".join([head, *(f"{n} {how}" for n, how in rest)])
 
 
 def _of(cause: Cause, tensors: Sequence[TensorCheck]) -> int | None:

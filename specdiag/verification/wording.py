@@ -89,7 +89,7 @@ def numbers(check: TensorCheck) -> str:
 def sentences(found: Verification) -> list[str]:
     """Write what was compared, what was not, and the remarks."""
     outcomes = Counter(t.outcome for t in found.tensors)
-    words = {"differs": "differ"} if outcomes["differs"] > 1 else {}
+    words = {"rounded": "equal once rounded"} | ({"differs": "differ"} if outcomes["differs"] > 1 else {})
     compared = ", ".join(f"{n} {words.get(outcome, outcome)}" for outcome, n in outcomes.items())
     said = [
         f"Compared {counted(len(found.tensors), 'tensor')}: {compared}." if found.tensors else "Nothing was compared."

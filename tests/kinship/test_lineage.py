@@ -244,3 +244,30 @@ def test_dead_heads_count(base):
 def test_jobs_change_nothing(base):
     one, two = (specdiag.lineage(opened(base), opened(llama(1)), jobs=n, device="cpu") for n in (1, 2))
     assert one.relations == two.relations
+
+
+def test_exchanged_layers_are_named(base):
+    moved = {n.replace("layers.1.", "layers.X.").replace("layers.3.", "layers.1."): v for n, v in base.items()}
+    moved = {n.replace("layers.X.", "layers.3."): v for n, v in moved.items()}
+    found = related(opened(base), opened(moved))
+    assert found.verdict == "derived"
+    assert (
+        found.signs[0] == "Layers stand in another place: layer 1 of A is layer 3 of B, layer 3 of A is layer 1 of B."
+    )
+    assert not any("further training" in sign for sign in found.signs)
+
+
+def test_exchanged_queries_and_keys_are_named():
+    base = llama()
+    for name in [n for n in base if "k_proj" in n or "v_proj" in n]:
+        base[name] = torch.cat([base[name], base[name].flip(0) * 1.3])
+    q, k = (f"model.layers.2.self_attn.{x}_proj.weight" for x in "qk")
+    exchanged = base | {q: base[k], k: base[q]}
+    found = related(*(opened(state, num_key_value_heads=HEADS) for state in (base, exchanged)))
+    assert found.verdict == "derived"
+    assert found.signs == ("Queries and keys of layer 2 changed places.",)
+
+
+def test_a_fine_tune_has_no_exchanged_parts(base):
+    found = related(opened(base), opened(tuned(base, 0.03)))
+    assert not any("place" in sign for sign in found.signs)

@@ -19,6 +19,7 @@ from quantised_files import ALL
 
 import specdiag
 from specdiag.checkpoint.memory import from_state_dict
+from specdiag.verification.wording import sentences
 
 METADATA = {
     "general.architecture": "llama", "llama.block_count": LAYERS, "llama.embedding_length": D,
@@ -60,6 +61,20 @@ def test_meta_and_back(dtype: torch.dtype) -> None:
     assert {t.layout for t in found.tensors if ".v_proj" in t.name} == {"as stored"}
     back = verified(specdiag.verify(from_state_dict(tensors(meta(state))), hf(state)))
     assert {t.layout for t in back.tensors if t.name.endswith("wk.weight")} == {"rotary pairs to halves"}
+
+
+def test_equal_tensors_are_counted_apart_from_rounded_ones() -> None:
+    """A norm of ones is the same in any type; everything else is equal only once it is rounded."""
+    state = decoder()
+    ones = next(name for name, value in state.items() if value.ndim == 1)
+    state[ones] = np.ones_like(state[ones])
+    n = len(state)
+    half = from_state_dict(tensors(state, torch.float16), config=CONFIG)
+    found = verified(specdiag.verify(hf(state), half))
+    assert found[ones].outcome == "equal"
+    assert found.reason == f"1 of {n} tensors equal, {n - 1} equal once rounded to F16"
+    assert f"{n - 1} equal once rounded" in sentences(found)[0]
+    assert specdiag.verify(hf(state), hf(state)).reason == f"{n} tensors equal"
 
 
 @pytest.mark.parametrize("kind", [F16, Q8_0, Q4_0], ids=lambda kind: kind.name)
