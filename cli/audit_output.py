@@ -202,11 +202,15 @@ def _rows(grouped: Sequence[tuple[Finding, ...]], *, all_rows: bool) -> Iterator
     from specdiag.auditing import wording
 
     of_module: dict[tuple[str, str], list[Finding]] = defaultdict(list)
-    for finding in (finding for group in grouped for finding in group):
+    summed = {id(group) for group in grouped if not all_rows and wording.is_told_in_one(group)}
+    for finding in (finding for group in grouped if id(group) not in summed for finding in group):
         if finding.module is not None:
             of_module[finding.severity, finding.module].append(finding)
     told: set[int] = set()
     for group in grouped:
+        if id(group) in summed:
+            yield f"{len(group)} findings (--all)", group[0].severity, group[0].check, wording.summary(group)
+            continue
         left = [f for f in group if id(f) not in told]
         shown = left if all_rows or len(left) <= wording.FEW + 1 else left[: wording.FEW]
         for first in shown:

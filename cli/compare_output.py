@@ -34,7 +34,8 @@ def answer(found: Comparison, format: str, out: Path | None, most: int | None, r
         data = found.to_json()
     else:
         data = export(found.to_records(), SHORT if format == "md" else COLUMNS, format)
-    if format == "md" and (found.before.unread or found.after.unread):
+    if format == "md":
+        data = _markdown(found, reference) + data
         unread = (
             f"{side}: {source.unread}"
             for side, source in (("BEFORE", found.before), ("AFTER", found.after))
@@ -74,18 +75,34 @@ def failed(rows: Sequence[ModuleRecord]) -> None:
     output.fault(f"{counted(len(rows), 'matrix', 'matrices')} could not be compared: {names}")
 
 
+def _facts(found: Comparison, reference: ReferenceRanges) -> list[tuple[str, str]]:
+    """Give subject and sentence of what one asks first."""
+    from specdiag.comparison.answer import facts
+    from specdiag.reference.peers import Peers
+
+    after = [m.after for m in found.modules]
+    peers = Peers.beside(after, found.architecture_after, found.settings_after, reference)
+    return [*facts(found), *([("Reference", peers.standing(after))] if after else [])]
+
+
+def _markdown(found: Comparison, reference: ReferenceRanges) -> bytes:
+    """Write the answer that stands before the table of matrices."""
+    from specdiag.comparison.answer import headline
+    from specdiag.text import markdown
+
+    lines = [f"## specdiag compare: {markdown.text(headline(found))}", ""]
+    lines += [f"- **{subject}**: {markdown.text(sentence)}" for subject, sentence in _facts(found, reference)]
+    return "\n".join([*lines, "", ""]).encode()
+
+
 def _print(found: Comparison, most: int | None, reference: ReferenceRanges) -> None:
     from specdiag.comparison import wording
-    from specdiag.comparison.answer import facts, headline
-    from specdiag.reference.peers import Peers
+    from specdiag.comparison.answer import headline
 
     console = output.console()
     console.print(headline(found), style="bold", soft_wrap=True)
     console.print()
-    after = [m.after for m in found.modules]
-    peers = Peers.beside(after, found.architecture_after, found.settings_after, reference)
-    held = [("Reference", peers.standing(after))] if after else []
-    answer_output.show_facts([*facts(found), *held], console)
+    answer_output.show_facts(_facts(found, reference), console)
     has_weights = any(m.delta is not None for m in found.modules)
     if found.modules:
         console.print(_roles(found.roles, console.width, has_weights=has_weights))

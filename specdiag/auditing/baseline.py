@@ -73,7 +73,9 @@ def _changed(before: ModuleRecord, now: ModuleRecord) -> Iterator[Observation]:
     if now.storage_dtype != before.storage_dtype:
         yield Observation("baseline_dtype", now.key, f"{before.storage_dtype} -> {now.storage_dtype}")
     else:
-        yield Observation("baseline_changed", now.key, "other values")
+        norms = now.frobenius_norm, before.frobenius_norm
+        moved = norms[0] / norms[1] - 1 if norms[0] is not None and norms[1] else "other values"
+        yield Observation("baseline_changed", now.key, moved)
     if now.status != before.status:
         yield Observation("baseline_status", now.key, f"{before.status} -> {now.status}")
     if now.alpha is not None and before.alpha is not None:

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 
 from specdiag.auditing import alarm_wording, token_wording
+from specdiag.auditing.not_run import collapsed, not_run
 from specdiag.auditing.records import (
     NO_CONFIG,
     SELECTION,
@@ -25,9 +26,6 @@ from specdiag.text.printable import printable
 
 FEW = 5
 """Findings of one check that are listed where not all are asked for."""
-_FEW_OF_A_FAMILY = 4
-_FEW_OF_A_REASON = 2
-"""Checks that are named where one reason keeps them from running."""
 _FILES = 8
 """Names of other files that a sentence lists."""
 
@@ -87,6 +85,34 @@ def explanations(found: Iterable[tuple[Finding, ...]]) -> list[str]:
     return [f"{', '.join(checks)}: {why}. What to do: {advice}." for (why, advice), checks in alike.items()]
 
 
+def summary(group: tuple[Finding, ...]) -> str:
+    """Write the values of many findings of one check in a line: the lowest and the highest, or the first.
+
+    Args:
+        group: findings of a check, two or more.
+    """
+    numbers = [f for f in group if not isinstance(f.value, str)]
+    if len(numbers) == len(group):
+        low, high = (pick(numbers, key=lambda f: f.value) for pick in (min, max))
+        check = default_checks().get(group[0].check)
+        if value(low) != value(high) and check is not None:
+            ends = " to ".join(_in_metric(check, f.value, _plain) for f in (low, high))
+            least, most = (printable(f.module or "the checkpoint") for f in (low, high))
+            return f"{re.sub(r'{%?}', ends, check.phrase)} (least {least}, most {most})"
+    same = len({value(f) for f in group}) == 1
+    first = group[0]
+    return value(first) if same else f"such as {value(first)} ({printable(first.module or 'the checkpoint')})"
+
+
+def is_told_in_one(group: tuple[Finding, ...]) -> bool:
+    """Tell whether many facts of one kind are summed up in a line: faults are listed one by one.
+
+    Args:
+        group: findings of a check.
+    """
+    return group[0].severity == "info" and len(group) > FEW + 1
+
+
 def coverage(audit: AuditReport, *, whole: bool = True) -> list[str]:
     """List the checks that ran, and those that did not and why.
 
@@ -119,15 +145,11 @@ def extent(covered: Coverage, unread: Iterable[str] = (), *, whole: bool = True)
     ]
     lines += [excuse(excused) for excused in covered.excused]
     lines += [printable(sentence) for sentence in (*_other_files(covered), *unread) if sentence]
-    by_reason: dict[str, list[str]] = defaultdict(list)
-    for check, reason in covered.not_checked.items():
-        by_reason[reason].append(check)
-    if by_reason:
-        reasons = (f"{_collapsed(checks, whole=whole)} ({printable(reason)})" for reason, checks in by_reason.items())
-        lines.append(f"Not checked: {'; '.join(reasons)}.")
+    if missing := not_run(covered.not_checked, whole=whole):
+        lines.append(missing)
     lines += [f"Note: {printable(note)}" for note in covered.notes]
     if lacking := [check for check, reason in covered.not_checked.items() if reason == NO_CONFIG]:
-        named = _collapsed(lacking, whole=whole)
+        named = collapsed(lacking, whole=whole)
         lines.append(f"Needs the checkpoint itself: {named}, and the values of norm gains and biases.")
     return lines
 
@@ -232,6 +254,9 @@ def to_markdown(audit: AuditReport, *, all_rows: bool = False) -> bytes:
         lines += [f"### {first.severity}: {first.check} ({len(group)})", ""]
         lines += [f"{markdown.text(first.why)}. **What to do:** {markdown.text(first.advice)}.", ""]
         lines += ["| module | value | expected |", "| --- | --- | --- |"]
+        if is_told_in_one(group) and not all_rows:
+            lines += [f"| {len(group)} findings | {markdown.text(summary(group))} | {expected(first)} |", ""]
+            continue
         shown = group if all_rows else group[:FEW]
         lines += [
             f"| {markdown.code(f.module or 'the checkpoint')} | {markdown.text(value(f))} | {expected(f)} |"
@@ -254,15 +279,6 @@ def error_to_markdown(source: str, error: str) -> bytes:
         error: why, in a sentence.
     """
     return f"## specdiag audit: NOT AUDITED: {markdown.text(source)}\n\n{markdown.text(error)}.\n".encode()
-
-
-def _collapsed(checks: list[str], *, whole: bool) -> str:
-    """List ids of checks, or count them. All those against a baseline, or of adapters, are written as `baseline_*`."""
-    beginnings = {check.partition("_")[0] for check in checks}
-    is_family = len(checks) > _FEW_OF_A_FAMILY and beginnings in ({"baseline"}, {"adapter"})
-    if is_family:
-        return f"{beginnings.pop()}_*"
-    return ", ".join(checks) if whole or len(checks) <= _FEW_OF_A_REASON else f"{len(checks)} checks"
 
 
 def _plain(number: float) -> str:

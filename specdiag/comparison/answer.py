@@ -148,6 +148,8 @@ def facts(comparison: Comparison) -> Iterator[tuple[str, str]]:
         yield "Update", _rank(energies)
     if any(m.unchanged is not True for m in comparison.modules) and (tails := _tails(comparison)):
         yield "Tails", tails
+    if revived := [m.name for m in comparison.modules if m.before.status == "zero" != m.after.status]:
+        yield "Was zero", f"{listed(revived, _NAMED)}: only zeros before, values after"
     statuses = [m for m in comparison.modules if m.before.status != m.after.status]
     if statuses:
         yield (
@@ -168,6 +170,8 @@ def _most(moved: list[ModuleChange]) -> str:
     changes = {m.name: m.delta.relative_change or 0.0 for m in moved if m.delta is not None}
     middle = median(changes.values())
     ranked = sorted(changes, key=lambda name: changes[name], reverse=True)
+    if len(changes) > 1 and _at_least_seen(changes[ranked[0]]) == _at_least_seen(0.0001):
+        return f"none by 0.1 % or more; furthest {ranked[0]}"
     apart = [name for name in ranked if changes[name] > _APART * middle][:_NAMED] or ranked[:1]
     rest = [changes[name] for name in ranked if name not in apart]
     named = ", ".join(f"{name} ({_at_least_seen(changes[name])})" for name in apart)

@@ -23,6 +23,8 @@ _ROUNDING = {"F32": 2.0**-24, "F16": 2.0**-11, "BF16": 2.0**-8, "F8_E4M3": 2.0**
 """Largest relative error of rounding a normal number to a storage type."""
 _TYPICAL = 0.6
 """Share of that error that rounding many values moves a matrix by, at most: 1/sqrt(3) where it is evenly spread."""
+_CLEAR = 4.0
+"""Times that a scale must lie farther from 1 than rounding moves a matrix. A choice."""
 _NAMED = 3
 _MOVED = "transposed, reordered or rotated"
 
@@ -147,9 +149,14 @@ def _scale(m: ModuleChange) -> float | None:
         return None
     scale, is_turned = after / before, d.cosine_distance > 1
     distance = 2 - d.cosine_distance if is_turned else d.cosine_distance
-    if 2 * distance * scale > _ALONG * d.relative_change**2:
+    # At the s of least squares |B - s A|/|A| is |B|/|A| times the sine: rounding B alone gives it a share of |B|.
+    rounding = 0.0 if m.after.storage_dtype == "F32" else _TYPICAL * _ROUNDING.get(m.after.storage_dtype, 0.0)
+    residual = 2 * distance * scale**2
+    if residual > max(_ALONG * d.relative_change**2 * scale, (rounding * scale) ** 2):
         return None
-    factor = -scale if is_turned else scale
+    if rounding and abs(scale * (1 - distance) - 1) < _CLEAR * rounding:
+        return None
+    factor = -scale * (1 - distance) if is_turned else scale * (1 - distance)
     return factor if abs(factor - 1) > _LEAST_SCALE else None
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 from audited_models import WIDTH, found, llama, name, save, wide
+from command import invoke
 from helpers import with_singular_values
 from models import EMBED, HEAD, PLACES
 
 import specdiag
+from specdiag.auditing.wording import groups, summary, to_markdown
 
 
 def test_against_a_baseline(tmp_path):
@@ -58,3 +60,24 @@ def test_a_baseline_of_another_rule_is_not_compared_by_alpha():
     assert found(audit) == {("baseline_identical", None)}
     assert audit.coverage.not_checked["baseline_alpha"] == "the tail is hill here and hill-paper in the baseline"
     assert "baseline_square_alpha" not in audit.coverage.not_checked
+
+
+def test_many_changes_are_one_line(tmp_path):
+    """A fine-tune changes every matrix: the first screen has their number and extremes, --all and JSON each of them."""
+    old = llama(1, layers=4)
+    new = {key: value * np.float32(1 + 0.01 * i / len(old)) for i, (key, value) in enumerate(old.items())}
+    before, after = save(tmp_path / "a", old), save(tmp_path / "b", new)
+    audit = specdiag.audit(after, baseline=before, device="cpu")
+    changed = [f for f in audit.findings if f.check == "baseline_changed"]
+    group = next(group for group in groups(audit) if group[0].check == "baseline_changed")
+    low, high = (pick(changed, key=lambda f: f.value) for pick in (min, max))
+    assert len(changed) > 10
+    assert summary(group).startswith("norm changed by ")
+    assert summary(group).endswith(f" % (least {low.module}, most {high.module})")
+    short, whole = (to_markdown(audit, all_rows=every).decode() for every in (False, True))
+    assert f"| {len(changed)} findings | norm changed by" in short
+    assert whole.count("| norm changed by") == len(changed)
+    shown, full = (invoke("audit", after, "--baseline", before, *more).stdout for more in ((), ("--all",)))
+    assert f"{len(changed)} findings (--all)" in shown
+    assert shown.count("baseline_changed") == 2
+    assert full.count("baseline_changed") == len(changed) + 1

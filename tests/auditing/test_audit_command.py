@@ -40,7 +40,8 @@ def test_table(faulty):
     assert name(7, PLACES[0]) not in done.stdout
     assert done.stdout.count("What to do:") == 2
     assert "checks ran" in done.stdout
-    assert "baseline_* (needs --baseline)" in done.stdout
+    assert "checks that need --baseline (13)," in " ".join(done.stdout.split())
+    assert "baseline_* (needs --baseline)" in " ".join(cli(faulty, "--all").stdout.split())
     assert "\x1b[31m" not in done.stdout
     assert name(7, PLACES[0]) in cli(faulty, "--all").stdout
 

@@ -361,7 +361,9 @@ def test_command(tmp_path):
     assert list(rows[0]) == list(COLUMNS)
     assert [r["match"] for r in rows] == ["both"] * 13 + ["only after"]
     assert float(rows[1]["delta_relative_change"]) == found.modules[1].delta.relative_change
-    assert run(a, b, "-f", "md")[1].startswith("| match | name | role |")
+    shown = run(a, b, "-f", "md")[1]
+    assert shown.startswith("## specdiag compare: ")
+    assert "- **Changed most**: " in shown.split("| match | name | role |")[0]
     assert run(a, b, "-o", tmp_path / "c.json")[0] == 0
     assert msgspec.json.decode((tmp_path / "c.json").read_bytes(), type=Comparison) == found
     assert found.to_records()[0]["square_alpha_change"] == found.modules[0].change["square_alpha"]

@@ -139,3 +139,33 @@ def test_the_command_begins_with_it(tmp_path, width):
     assert " ".join(done.stdout.split()).startswith(
         "16 of 16 matrices changed. All weights together moved by 10.0 % of their norm. Changed most "
     )
+
+
+def test_a_zero_matrix_that_was_trained_is_named():
+    name = "model.layers.1.self_attn.q_proj.weight"
+    _, more = answered(model() | {name: torch.zeros(96, 96)}, model())
+    assert more["Was zero"] == f"{name}: only zeros before, values after"
+    assert "Was zero" not in answered(model(), moved(0.1))[1]
+
+
+def test_a_change_below_a_tenth_of_a_percent_names_no_extremes():
+    assert answered(model(), moved(1e-5))[1]["Changed most"].startswith("none by 0.1 % or more; furthest model.layers.")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_scale_is_told_under_the_rounding_of_the_type(dtype):
+    """Every matrix rounded, one of them scaled before: its change is no update and no rounding."""
+    name = "model.layers.1.self_attn.q_proj.weight"
+    stored = {key: value.to(dtype) for key, value in (model() | {name: 1.05 * model()[name]}).items()}
+    _, more = answered(model(), stored)
+    assert more["Scaled"].startswith(f"{name} by 1.05")
+    assert "Scaled" not in answered(model(), {key: value.to(dtype) for key, value in model().items()})[1]
+    small = {key: value.to(dtype) for key, value in model().items()}
+    again = small | {name: (1.05 * small[name].float()).to(dtype)}
+    assert answered(small, again)[1]["Scaled"].startswith(f"{name} by 1.05")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_an_update_under_rounding_is_no_scale(dtype):
+    stored = {key: (1.02 * value).to(dtype) for key, value in moved(0.02).items()}
+    assert "Scaled" not in answered(model(), stored)[1]
