@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
+from specdiag.architecture.other_config import other_type
 from specdiag.checkpoint.tensors import Checkpoint
 from specdiag.records import Provenance, Settings
 from specdiag.resources import peak_memory
@@ -30,11 +32,21 @@ def record_provenance(checkpoint: Checkpoint, settings: Settings, *, jobs: int, 
         device_name=_device_name(settings.device),
         kernels=kernels(),
         peak_bytes=peak_memory(),
-        notes=(*checkpoint.notes, *([unread] if (unread := checkpoint.source.unread) else ())),
+        notes=tuple(_notes(checkpoint)),
         architecture=checkpoint.architecture,
         jobs=jobs,
         seconds=seconds,
     )
+
+
+def _notes(checkpoint: Checkpoint) -> Iterator[str]:
+    yield from checkpoint.notes
+    if unread := checkpoint.source.unread:
+        yield unread
+    if checkpoint.config and checkpoint.stored is not None:
+        told = other_type(checkpoint.config, (tensor.name for tensor in checkpoint.stored))
+        if told is not None:
+            yield told
 
 
 def _device_name(device: str) -> str:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from specdiag.architecture.other_config import mismatch
 from specdiag.auditing import wording
 from specdiag.auditing.audit import audit
 from specdiag.auditing.records import AuditReport, Finding
@@ -90,7 +91,7 @@ def answer(report: SpectralReport, reference: ReferenceLike = None) -> Answer:
     reference = the_reference(reference)
     audited = audit(report, reference=reference)
     faults = [point for group in wording.groups(audited) if (point := _of_audit(group)) is not None]
-    points = [*faults, *_outliers(report.records)]
+    points = [*_other_config(report), *faults, *_outliers(report.records)]
     return Answer(
         title=_title(report),
         verdict=_verdict(report, audited, points),
@@ -98,6 +99,11 @@ def answer(report: SpectralReport, reference: ReferenceLike = None) -> Answer:
         n_more=len(points[_MOST:]),
         facts=tuple(_facts(report, reference)),
     )
+
+
+def _other_config(report: SpectralReport) -> Iterator[Point]:
+    if (told := mismatch(report.provenance.notes)) is not None:
+        yield Point(None, (), told, "take config.json and weights from one source, and run specdiag audit", "warn")
 
 
 def _title(report: SpectralReport) -> str:
