@@ -91,13 +91,13 @@ def summary(group: tuple[Finding, ...]) -> str:
     Args:
         group: findings of a check, two or more.
     """
-    numbers = [f for f in group if not isinstance(f.value, str)]
-    if len(numbers) == len(group):
-        low, high = (pick(numbers, key=lambda f: f.value) for pick in (min, max))
-        check = default_checks().get(group[0].check)
-        if value(low) != value(high) and check is not None:
-            ends = " to ".join(_in_metric(check, f.value, _plain) for f in (low, high))
-            least, most = (printable(f.module or "the checkpoint") for f in (low, high))
+    numbers = [(f.value, f) for f in group if not isinstance(f.value, str)]
+    check = default_checks().get(group[0].check)
+    if len(numbers) == len(group) and check is not None:
+        low, high = (pick(numbers, key=lambda pair: pair[0]) for pick in (min, max))
+        if value(low[1]) != value(high[1]):
+            ends = " to ".join(_in_metric(check, number, _plain) for number, _ in (low, high))
+            least, most = (printable(f.module or "the checkpoint") for _, f in (low, high))
             return f"{re.sub(r'{%?}', ends, check.phrase)} (least {least}, most {most})"
     same = len({value(f) for f in group}) == 1
     first = group[0]
