@@ -114,6 +114,12 @@ def _others(sides: tuple[Side, Side], models: tuple[Model, Model]) -> dict[str, 
     """Compare the tensors of a block that its wiring does not fold, where both models have one of that name."""
     first, second = (_strange(side.block, model) for side, model in zip(sides, models, strict=True))
     found: dict[str, float] = {}
+    if sides[0].block.wiring.stream == "post":
+        found |= {
+            f"{name} is in one model alone": 0.0
+            for name in sorted(first.keys() ^ second.keys())
+            if "norm" in name.lower()
+        }
     for name in sorted(first.keys() & second.keys()):
         values = [_by_head(held[name], side) for held, side in zip((first, second), sides, strict=True)]
         one, other = values

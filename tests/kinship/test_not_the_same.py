@@ -233,3 +233,14 @@ def test_a_turned_stream_without_embeddings_is_not_decided():
     found = specdiag.lineage(*map(opened, sides), device="cpu").relations[0]
     assert found.verdict == "derived"
     assert "no embeddings of both models" in found.signs[0]
+
+
+def test_norms_behind_the_sum_are_not_passed_over():
+    model = random_model("bert")
+    config_of = model.config.to_dict()
+    state = {name: value.detach() for name, value in model.state_dict().items()}
+    renamed = {name.replace("output.LayerNorm", "output.other_norm"): value for name, value in state.items()}
+    whole = from_state_dict(state, config=config_of)
+    found = specdiag.lineage(whole, from_state_dict(renamed, config=config_of), device="cpu").relations[0]
+    assert found.verdict == "derived"
+    assert "in one model alone" in found.signs[0]
