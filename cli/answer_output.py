@@ -73,8 +73,14 @@ def show_next(commands: Mapping[str, str]) -> None:
         commands: each with what it gives, the first first.
     """
     width = max(map(len, commands), default=0)
+    room = output.console(stderr=True).width
+    beside = all(len(f"next: {'':{width}}  {purpose}") <= room for purpose in commands.values())
     for command, purpose in commands.items():
-        output.talk(f"next: {command.ljust(width)}  {purpose}", breaks=False)
+        if beside:
+            output.talk(f"next: {command.ljust(width)}  {purpose}", breaks=False)
+        else:  # the command whole, for it is copied; its purpose below
+            output.talk(f"next: {command}", breaks=False)
+            output.talk(f"      {purpose}")
 
 
 def next_commands(report: SpectralReport, saved: Path, reopening: str = "") -> dict[str, str]:

@@ -155,9 +155,8 @@ def _roles(roles: Sequence[RoleChange], width: int, *, has_weights: bool) -> Any
             tables.Column("angles", lambda r: _angles(r.left_angle, r.right_angle), 1),
         ]
         columns += changes
-    return tables.draw(
-        "Roles (means of after - before; noise sd: of alpha, between random matrices)", columns, roles, width
-    )
+    about = {"noise sd": "noise sd: of alpha, between random matrices"}
+    return tables.draw("Roles (means of after - before)", columns, roles, width, about=about)
 
 
 def _function(roles: Sequence[FunctionChange], width: int) -> Any:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from statistics import median
+from types import MappingProxyType
 from typing import TypeVar
 
 from rich.cells import cell_len
@@ -30,12 +31,19 @@ _LEAST_NAME = 20
 R = TypeVar("R")
 
 
+def _explained(title: str, about: Mapping[str, str], shown: Sequence[Column[R]]) -> str:
+    """Add what the shown columns mean to a title, within its parentheses."""
+    said = [about[c.head] for c in shown if c.head in about]
+    return title if not said else f"{title.removesuffix(')')}; {'; '.join(said)})"
+
+
 def draw(
     title: str,
     columns: Sequence[Column[R]],
     rows: Iterable[R],
     width: int,
     style: Callable[[R], str] = lambda row: "",
+    about: Mapping[str, str] = MappingProxyType({}),
 ) -> Group:
     """Draw a table that fits into the terminal.
 
@@ -47,6 +55,7 @@ def draw(
         rows: what the columns take.
         width: of the terminal, in characters.
         style: of a row, beside a word in it that says the same.
+        about: what columns mean, by their heads: said in the title of a table that shows the column.
     """
     rows = list(rows)
     given = filled(columns, rows)
@@ -59,9 +68,11 @@ def draw(
         shown = _fitting(given, wide, width)
         room = width - _taken(shown, wide) + wide[first]
         if room < min(longest, _LEAST_NAME):
+            title = _explained(title, about, shown)
             return Group(Text(legible(title), style="bold"), *_listed([cells[id(c)] for c in shown], shown, width))
         cells[first] = shorten(cells[first], room, legible("…"))
         wide[first] = max(map(cell_len, [legible(given[0].head), *cells[first]]))
+    title = _explained(title, about, shown)
     has_sentences = any(c.wraps for c in shown)
     if not has_sentences and _taken(shown, wide) <= width:
         lines = [Text(_line([legible(c.head) for c in shown], shown, wide), style="dim")]

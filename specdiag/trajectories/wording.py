@@ -28,11 +28,21 @@ def headline(trajectory: Trajectory) -> str:
     first, last = trajectory.steps[0].step, trajectory.steps[-1].step
     if first == last:
         return f"Only step {first} was read. A comparison over time needs two steps.{_bad(trajectory)}"
-    metric = "square_alpha" if any(row.metric == "square_alpha" for row in trajectory.rows) else "alpha"
-    tails = [text for family in _FAMILIES if (text := _tails(trajectory, metric, family)) is not None]
-    sentences = [*tails, *_norms(trajectory)] or ["No number can be followed."]
-    said = " ".join(sentences)
+    sentences = [text for text in (tails(trajectory), *_norms(trajectory)) if text]
+    said = " ".join(sentences or ["No number can be followed."])
     return f"From step {first} to {last} {said[0].lower()}{said[1:]}{_bad(trajectory)}"
+
+
+def tails(trajectory: Trajectory) -> str:
+    """Say how the exponents of attention and MLP moved from the first step to the last; empty of a single step.
+
+    Args:
+        trajectory: of at least one step.
+    """
+    if len(trajectory.steps) == 1:
+        return ""
+    metric = "square_alpha" if any(row.metric == "square_alpha" for row in trajectory.rows) else "alpha"
+    return " ".join(text for family in _FAMILIES if (text := _tails(trajectory, metric, family)) is not None)
 
 
 def watch_headline(trajectory: Trajectory, alerts: Sequence[Alert]) -> str:

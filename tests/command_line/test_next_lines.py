@@ -35,3 +35,16 @@ def test_marks_have_a_legend(tmp_path):
 def test_a_simulation_points_to_the_run():
     done = invoke("simulate", "--lr", "1e-3", "--weight-decay", "0.1", "--steps", "100")
     assert "next: specdiag simulate --check RUN" in done.stderr
+
+
+def test_a_purpose_that_does_not_fit_stands_below_its_command(tmp_path, monkeypatch):
+    """A terminal broke both, in the middle of words."""
+    path = tmp_path / ("m" * 60 + ".json")
+    made([row("a", "q", 0)]).save(path)
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = invoke("analyze", path).stderr.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("next: specdiag report"))
+    assert lines[at] == f"next: specdiag report {path}"
+    assert lines[at + 1] == "      everything, as a page"
+    monkeypatch.setenv("COLUMNS", "400")
+    assert "  everything, as a page" in invoke("analyze", path).stderr.splitlines()[at]

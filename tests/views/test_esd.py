@@ -127,8 +127,12 @@ def test_ridges_hold_every_matrix(reports):
     for axes in figure.axes:
         assert lines(axes)[axes.lines[-1].get_label()].get_xdata()[0] == 1  # noise ends here
     assert [len(axes.collections) for axes in layered] == [12] * 6
-    q = [r.alpha for r in report if r.role == "q"]
-    assert layered[0].get_title() == f"q: alpha {min(q):.2f} to {max(q):.2f}"
+    q = [r.square_alpha for r in report if r.role == "q"]
+    assert layered[0].get_title() == f"q: square_alpha {min(q):.2f} to {max(q):.2f}"
+    (outside,) = (axes for axes in figure.axes if axes.get_title().startswith("outside"))
+    names = [t.get_text() for t in outside.texts]
+    assert {"word_embeddings", "position_embeddings", "token_type_embeddings"} <= set(names)
+    assert len(set(names)) == len(names)
     with pytest.raises(UsageError, match="every=True draws the matrices of one report"):
         plot.esd(report, reports["12B"], every=True)
 

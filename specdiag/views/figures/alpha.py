@@ -31,6 +31,14 @@ from specdiag.views.figures.style import FAMILY_TITLES, ReportFigure, new_figure
 Groups = Mapping[str, Sequence[ModuleRecord]]
 _DASHES = (0, (5, 2))
 _NULL_DASHES = (_DASHES, (0, (1.5, 1.5)), (0, (7, 2, 1.5, 2)), (0, (3, 1, 1, 1, 1, 1)))
+_SLOT = 0.4
+"""Inches of a role among the ranges."""
+_LEVEL_UP_TO = 5
+"""Characters of a role that stand level in them."""
+_FAR = 0.2
+"""Distance of a layer from the running median, in ranges of all values, beyond which the layer is named."""
+_ROOM = 0.06
+"""Height of a name in these ranges."""
 _EXACT_UP_TO = 16
 """Number of layers beyond which lines from layer to layer would tangle: then they are running medians."""
 
@@ -78,10 +86,11 @@ def alpha(
     families: list[Family] = [f for f in FAMILIES if any(r.family == f for r in layered)]
     n_roles = max(len({role_label(r) for r in row}) for row in rows.values())
     noise = common_null(chosen, name)
-    width = max(4.0 * len(families) + 1.4 + 0.28 * n_roles, 6.4)
+    extent = float(np.ptp([v for r in chosen if (v := value(r, name)) is not None]))
+    width = max(4.0 * len(families) + 1.4 + _SLOT * n_roles, 6.4)
     caption = report_caption(report, notes=_notes(chosen))
     figure = new_figure(width, 3.6 * len(rows) + 0.9, _title(chosen, name, noise), caption)
-    ratios = [3.6] * len(families) + [0.7 + 0.28 * n_roles]
+    ratios = [3.6] * len(families) + [0.7 + _SLOT * n_roles]
     grid = figure.subplots(len(rows), len(families) + 1, squeeze=False, sharey=True, width_ratios=ratios)
     for axes, (component, row) in zip(grid, rows.items(), strict=True):
         for panel, family in zip(axes, families, strict=False):
@@ -90,6 +99,7 @@ def alpha(
                 panel.set_axis_off()
                 continue
             _lines(panel, _by_role(members), name)
+            _name_outliers(panel, _by_role(members), name, extent)
             if noise is None:
                 _nulls(panel, _by_role(members), name)
             title = FAMILY_TITLES[family]
@@ -125,16 +135,13 @@ def _spread(axes: Axes, groups: Groups, column: str, *, dashes: bool) -> None:
             axes.plot([x - 0.38, x + 0.38], [median(nulls)] * 2, color=palette().null, linestyle=_DASHES,
                       linewidth=1.2, label=label)  # fmt: skip
     axes.set_xlim(-0.6, len(groups) - 0.4)
-    axes.set_xticks(range(len(groups)), groups, rotation=90)
+    axes.set_xticks(range(len(groups)), groups, rotation=0 if max(map(len, groups)) <= _LEVEL_UP_TO else 90)
 
 
 def _lines(axes: Axes, groups: Groups, name: str) -> None:
     for label, records in groups.items():
         look = palette().roles[stored_role(records[0].role)]
-        by_layer: dict[int, list[float]] = defaultdict(list)
-        for r in sorted(records, key=lambda r: r.layer or 0):
-            if (v := value(r, name)) is not None:
-                by_layer[r.layer or 0].append(v)
+        by_layer = _by_layer(records, name)
         style = ":" if records[0].cross_attention else "-"
         x, line = list(by_layer), [median(values) for values in by_layer.values()]
         if len(x) > _EXACT_UP_TO:
@@ -147,6 +154,38 @@ def _lines(axes: Axes, groups: Groups, name: str) -> None:
         if len(records) > len(by_layer):
             low, high = zip(*(np.quantile(values, (0.25, 0.75)) for values in by_layer.values()), strict=True)
             axes.fill_between(x, low, high, color=look.colour, alpha=0.15, linewidth=0)
+
+
+def _name_outliers(axes: Axes, groups: Groups, name: str, extent: float) -> None:
+    """Write the layer beside dots far from the line of their role, the farthest first, where names do not meet."""
+    found: list[tuple[float, int, float, str]] = []
+    for records in groups.values():
+        by_layer = _by_layer(records, name)
+        layers, values = list(by_layer), [median(v) for v in by_layer.values()]
+        if len(layers) > _EXACT_UP_TO:
+            apart = np.abs(np.subtract(values, _running(values)))
+            far = int(apart.argmax())
+            if apart[far] > _FAR * extent:
+                colour = palette().roles[stored_role(records[0].role)].colour
+                found.append((float(apart[far]), layers[far], values[far], colour))
+    named: list[tuple[int, float]] = []
+    for _, layer, at, colour in sorted(found, reverse=True):
+        low, high = axes.get_xlim()
+        if any(abs(at - y) < _ROOM * extent and abs(layer - x) < (high - low) / 2 for x, y in named):
+            continue
+        named.append((layer, at))
+        left = layer > (low + high) / 2
+        axes.annotate(f"layer {layer}", (layer, at), xytext=(-5 if left else 5, 0), textcoords="offset points",
+                      ha="right" if left else "left", va="center", fontsize=7.5, color=colour)  # fmt: skip
+
+
+def _by_layer(records: Sequence[ModuleRecord], name: str) -> dict[int, list[float]]:
+    """Collect the values of each layer, in the order of the layers."""
+    by_layer: dict[int, list[float]] = defaultdict(list)
+    for r in sorted(records, key=lambda r: r.layer or 0):
+        if (v := value(r, name)) is not None:
+            by_layer[r.layer or 0].append(v)
+    return by_layer
 
 
 def _running(values: Sequence[float]) -> list[float]:

@@ -39,7 +39,8 @@ def panels(figure: FigureBase, n: int, columns: int, skipped: Collection[int] = 
     kept = [i for i in range(n) if i not in skipped]
     for i in set(range(rows * columns)) - set(kept):
         grid.flat[i].remove()
-    return [Panel(grid.flat[i], i % columns == 0, i + columns not in kept) for i in kept]
+    lowest = {i % columns: i for i in kept}
+    return [Panel(grid.flat[i], i % columns == 0, lowest[i % columns] == i) for i in kept]
 
 
 def hide_inner(panels: Sequence[Panel]) -> None:

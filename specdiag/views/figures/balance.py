@@ -31,6 +31,8 @@ from specdiag.views.figures.style import (
 _MARKERS = "os"
 _LINES = ("-", "--")
 _NOISE = "random matrices"
+_WHOLE_FROM = 3
+"""Number of times from which its decimals say nothing."""
 
 
 @styled
@@ -63,11 +65,11 @@ def balance(report: SpectralReport, other: SpectralReport | None = None, *, basi
     notes = () if examples else ("saved without eigenvalues: no densities",)
     upper = 0.9 + 0.22 * len(roles) * (1 + len(reports))
     caption = report_caption(*reports, notes=notes)
-    figure = new_figure(9.8, upper + 1.2 + (2.6 if examples else 0), _title(reports, name), caption, legend=True)
+    figure = new_figure(8.6, upper + 1.2 + (2.6 if examples else 0), _title(reports, name), caption)
     rows = [max(upper, 2.4), 2.6] if examples else [upper]
     grid = figure.add_gridspec(len(rows), 2, height_ratios=rows)
     by_type, means = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[0, 1])
-    labels = [f"{n}\n{score(each)}" for n, each in zip(report_names(reports), reports, strict=True)]
+    labels = [f"{n}, {score(each)}" for n, each in zip(report_names(reports), reports, strict=True)]
     _types(by_type, reports, roles, name, labels)
     _means(means, reports, groups, name)
     if examples:
@@ -121,15 +123,24 @@ def _title(reports: Sequence[SpectralReport], name: str) -> str:
     noise, spreads = noise_sd(inside), [report.summary.balance_sd for report in reports]
     if name != "square_alpha" or noise is None or None in spreads:
         return f"Balance of {name}: the closer the exponents lie together, the more balanced"
-    stated = " and ".join(f"{spread:.3f}" for spread in spreads)
-    return f"Balance: square_alpha has a standard deviation of {stated}, random matrices of these shapes {noise:.3f}"
+    known = [spread for spread in spreads if spread is not None]
+    stated = " and ".join(f"{spread:.3f}" for spread in known)
+    times = " and ".join(_times(spread / noise) for spread in known)
+    return (
+        f"Balance: square_alpha spreads {times} times as widely as in random matrices "
+        f"(standard deviation {stated} against {noise:.3f})"
+    )
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.0f}" if ratio >= _WHOLE_FROM else f"{ratio:.1f}"
 
 
 def _types(
     axes: Axes, reports: Sequence[SpectralReport], roles: Sequence[Role], name: str, labels: Sequence[str]
 ) -> None:
     """Draw range, middle half and median of each module type, beside the spread of noise."""
-    thick, halo = 0.8 / len(reports), [Stroke(linewidth=2, foreground=palette().paper), Normal()]
+    thick, halo = 0.8 / len(reports), [Stroke(linewidth=3, foreground=palette().paper), Normal()]
     for y, role in enumerate(roles):
         _noise(axes, [r for report in reports for r in _inside(report) if r.role == role], name, (y - 0.45, y + 0.45))
     for i, (report, label) in enumerate(zip(reports, labels, strict=True)):
@@ -163,7 +174,7 @@ def _noise(axes: Axes, records: Sequence[ModuleRecord], name: str, across: tuple
         reach = 2 * median(square_sd(r.living_shape) for r in records if r.square_alpha is not None)
         corner, height = (median(nulls) - reach, across[0]), across[1] - across[0]
         axes.add_patch(Rectangle(corner, 2 * reach, height, color=colour, alpha=0.25, linewidth=0,
-                                 label="mean ± 2 standard\ndeviations of these"))  # fmt: skip
+                                 label="mean ± 2 standard deviations of these"))  # fmt: skip
 
 
 def _means(axes: Axes, reports: Sequence[SpectralReport], groups: Sequence[Group], name: str) -> None:
@@ -196,7 +207,8 @@ def _densities(places: Sequence[Axes], examples: Sequence[Sequence[Curve]]) -> N
         heights += draw(axes, pair, span, details=True)
         r = pair[0].record
         alphas = " / ".join("none" if c.record.alpha is None else f"{c.record.alpha:.2f}" for c in pair)
-        axes.set_title(f"{'' if r.layer is None else f'layer {r.layer} '}{r.role}: alpha {alphas}")
+        random = "" if r.alpha_null is None or len(pair) > 1 else f", random {r.alpha_null:.2f}"
+        axes.set_title(f"{'' if r.layer is None else f'layer {r.layer} '}{r.role}: alpha {alphas}{random}")
     finish([Panel(axes, i == 0, True) for i, axes in enumerate(places)], [span] * len(places), heights, 5)
 
 

@@ -59,8 +59,8 @@ def decay(plan: DecayPlan, report: SpectralReport | None = None) -> ReportFigure
     rows = -(-len(groups) // columns)
     n_layers = len({entry.layer for entry in plan.entries})
     most = max(map(len, groups.values()))
-    width = columns * min(3.2, 2.0 + 0.05 * n_layers) + 2.4
-    figure = new_figure(width, 2.1 * rows + 1.1, plan.headline, f"{plan_caption(plan)} · {spread(plan)}", legend=True)
+    width = columns * min(3.2, 2.0 + 0.05 * n_layers) + 0.6
+    figure = new_figure(width, 2.1 * rows + 1.1, plan.headline, f"{plan_caption(plan)} · {spread(plan)}")
     low, high = _limits(plan)
     grid = panels(figure, len(groups), columns)
     hide_inner(grid)
@@ -130,6 +130,9 @@ def _bars(axes: Axes, entries: Sequence[PlanEntry], uniform: float, *, whiskers:
     if twins:
         axes.hlines([y for _, y in twins], [x - width / 2 for x, _ in twins], [x + width / 2 for x, _ in twins],
                     color=look.null, linewidth=2, label="if the weights\nwere random")  # fmt: skip
+    if all(entry.value is None for entry in entries):
+        axes.text(0.5, 0.5, "no value for the rule:\nuniform decay", ha="center", va="center", fontsize=8,
+                  color=look.faint, transform=axes.transAxes)  # fmt: skip
     axes.axhline(uniform, color=look.faint, linestyle=(0, (5, 2)), linewidth=1, label=f"uniform {uniform:g}")
 
 

@@ -86,7 +86,7 @@ def draw(axes: Axes, curves: Sequence[Curve], span: tuple[float, float], *, deta
         else:
             axes.stairs(density, edges, color=c.colour, linewidth=1.3, linestyle=c.line, label=c.label)
     for c in curves if details else ():
-        _fit(axes, c, palette().ink if alone else c.colour)
+        heights += _fit(axes, c, palette().ink if alone else c.colour)
         _bulk(axes, c, palette().null if alone else c.colour)
     if details and alone:
         _threshold(axes, curves[0].record)
@@ -123,7 +123,8 @@ def span_of(curves: Sequence[Curve], *, details: bool) -> tuple[float, float]:
         Both, with a margin around them.
     """
     low, high = span(spectra(curves, details=details))
-    return low * 0.9, high * 1.15
+    edges = [c.record.mp_edge or 0.0 for c in curves if details and bulk(c.record) is not None]
+    return low * 0.9, max(high, *edges, 0.0) * 1.15
 
 
 def span(values: Sequence[NDArray[np.float64]]) -> tuple[float, float]:
@@ -171,10 +172,13 @@ def _randomized(report: SpectralReport, record: ModuleRecord) -> NDArray[np.floa
     return eigenvalues[eigenvalues > 0]
 
 
-def _fit(axes: Axes, c: Curve, ink: str) -> None:
+def _fit(axes: Axes, c: Curve, ink: str) -> list[float]:
+    """Draw the fitted law, and give its highest density."""
     law = power_law(c.record, float(c.eigenvalues[-1]), c.n, 40)
-    if law is not None:
-        axes.plot(*law, color=ink, linewidth=1.8, label="fitted power law")
+    if law is None:
+        return []
+    axes.plot(*law, color=ink, linewidth=1.8, label="fitted power law")
+    return [float(law[1].max())]
 
 
 def _threshold(axes: Axes, record: ModuleRecord) -> None:

@@ -18,7 +18,7 @@ from specdiag.views.figures.density import Curve, curve, draw, finish, span_of, 
 from specdiag.views.figures.examples import Example, examples
 from specdiag.views.figures.palette import palette
 from specdiag.views.figures.ridges import ridges
-from specdiag.views.figures.selection import by_place, check_report, choose
+from specdiag.views.figures.selection import by_place, check_report, choose, common_null, value
 from specdiag.views.figures.style import (
     ReportFigure,
     legend,
@@ -34,6 +34,8 @@ _PANELS = 12
 """Largest number of panels: of more matrices the extremes and the medians are drawn."""
 _DETAILS_UP_TO = 2
 """Number of curves in a panel beyond which fits and nulls would hide the spectra."""
+_ALIKE = 0.02
+"""Exponents that differ by less are those of one law, for the eye."""
 _HEADROOM = 0.12
 """Share of the height that is left free for the exponents."""
 _EXPERT = re.compile(r"experts?[.=](\d+)")
@@ -89,8 +91,8 @@ def esd(
     columns, width, height, most = _sizes(len(cells), groups)
     spans = _spans(shown, groups, details=detailed)
     notes = _notes(cells, len(chosen), list(zip(shown, spans, strict=True)), detailed=detailed)
-    title = "Density of eigenvalues beside random matrices"
-    figure = new_figure(width, height, title, report_caption(*reports, notes=notes), legend=True)
+    title = _headline(reports, [cell.record for cell in cells if cell is not None])
+    figure = new_figure(width, height, title, report_caption(*reports, notes=notes))
     grid = panels(figure, len(cells), columns, [i for i, held in enumerate(shown) if held is None])
     hide_inner(grid)
     heights: list[float] = []
@@ -100,7 +102,7 @@ def esd(
         if cell is not None and held is not None
     ]
     names = Counter(map(_name, report))
-    room = int((width - 2.6) / columns * 12)
+    room = int((width - 0.6) / columns * 12)
     for panel, (cell, held, span) in zip(grid, filled, strict=True):
         heights += draw(panel.axes, held, span, details=detailed)
         panel.axes.set_title(_title(cell, names, room, alone=len(filled) == 1), fontsize=8.5)
@@ -169,6 +171,28 @@ def _state(axes: Axes, curves: Sequence[Curve]) -> None:
         )  # fmt: skip
 
 
+def _headline(reports: Sequence[SpectralReport], records: Sequence[ModuleRecord]) -> str:
+    """Name the heaviest and the lightest tail, or compare the only one with noise."""
+    metric = "square_alpha" if any(r.square_alpha is not None for r in records) else "alpha"
+    valued = sorted(((v, _name(r)) for r in records if (v := value(r, metric)) is not None), key=lambda pair: pair[0])
+    if len(reports) > 1 or not valued:
+        return "Density of eigenvalues beside random matrices"
+    if len(records) == 1:
+        alpha, random = records[0].alpha, records[0].alpha_null
+        if alpha is None or random is None:
+            return f"Density of the eigenvalues of {valued[0][1]}"
+        tail = (
+            "the tail of"
+            if abs(alpha - random) < _ALIKE
+            else f"a {'heavier' if alpha < random else 'lighter'} tail than"
+        )
+        return f"{valued[0][1]} has {tail} a random matrix: alpha {alpha:.2f} against {random:.2f}"
+    (low, heaviest), (high, lightest) = valued[0], valued[-1]
+    ends = f"Heaviest tail: {heaviest} ({metric} {low:.2f}); lightest: {lightest} ({high:.2f})"
+    noise = common_null(records, metric)
+    return ends if noise is None else f"{ends}; random matrices score {noise:.2f}"
+
+
 def _title(cell: Example, names: Mapping[str, int], room: int, *, alone: bool) -> str:
     name = _name(cell.record)
     title = cell.record.key.removesuffix(".weight") if alone or names[name] > 1 else name
@@ -201,7 +225,7 @@ def _notes(
 def _sizes(n: int, columns: int | None) -> tuple[int, float, float, int]:
     """Compute columns, width and height in inches, and how many ticks an axis has room for."""
     if n == 1:
-        return 1, 8.6, 4.4, 6
+        return 1, 6.4, 4.4, 6
     columns = columns or (n if n <= 3 else 3 if n in (5, 6, 9) else 4)
     width, height = (3.4, 2.6) if n <= 4 else (2.6, 2.1)
-    return columns, width * columns + 2.8, height * -(-n // columns) + 1.0, 5 if n <= 4 else 4
+    return columns, width * columns + 0.8, height * -(-n // columns) + 1.0, 5 if n <= 4 else 4

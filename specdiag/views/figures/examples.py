@@ -60,10 +60,13 @@ def _column(records: Sequence[ModuleRecord], group: Group, metric: str) -> list[
         return []
     ranked = sorted(valued, key=lambda pair: pair[0])
     n = len(ranked)
-    ranks = [0, n // 2 if n > 2 else None, n - 1 if n > 1 else None]
+    ranks = [0 if n > 1 else None, n // 2 if n > 2 else None, n - 1]
+    places = _PLACES if n > 1 else ("", "", "only one")
     return [
         None
         if rank is None
-        else Example(ranked[rank][1], f"{place} of {n} {group.name}: {metric} {ranked[rank][0]:.2f}")
-        for place, rank in zip(_PLACES, ranks, strict=True)
+        else Example(
+            ranked[rank][1], f"{place} of {f'{n} ' if n > 1 else ''}{group.name}: {metric} {ranked[rank][0]:.2f}"
+        )
+        for place, rank in zip(places, ranks, strict=True)
     ]

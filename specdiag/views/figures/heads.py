@@ -10,6 +10,7 @@ from matplotlib.colors import LogNorm
 
 from specdiag.errors import UsageError
 from specdiag.report import SpectralReport
+from specdiag.text.words import words
 from specdiag.views.figures.axes import layer_axis, log_axis
 from specdiag.views.figures.cell_colours import CellColours, cell_colours
 from specdiag.views.figures.palette import palette
@@ -55,6 +56,8 @@ def heads(report: SpectralReport, *, metric: str | None = None) -> ReportFigure:
     noise = head_null(panels, metric)
     found = [v for v, _ in values]
     note = () if all(p.group in (None, 1) for p in panels) else ("lines part groups that share keys and values",)
+    n_without = sum(value(row, metric) is None for panel in panels for row in panel.rows.values())
+    note += (f"crosses: {n_without} heads without {words(metric)}",) if n_without else ()
     figure = new_figure(
         width,
         sum(sizes) + 0.55 * len(panels) + 1.2,
@@ -88,7 +91,7 @@ def _values(panels: Sequence[HeadPanel], metric: str) -> list[tuple[float, str]]
 
 def _title(values: Sequence[tuple[float, str]], metric: str, noise: float | None) -> str:
     (low, least), (high, most) = min(values), max(values)
-    title = f"{metric} by layer and head: {low:.2f} ({least}) to {high:.2f} ({most})"
+    title = f"{words(metric)} by layer and head: {low:.2f} ({least}) to {high:.2f} ({most})"
     return title if noise is None else f"{title}; random products score {noise:.2f}"
 
 

@@ -20,6 +20,7 @@ from specdiag.views.figures.cell_colours import CellColours, cell_colours
 from specdiag.views.figures.palette import palette
 from specdiag.views.figures.selection import check_report, choose, common_null, in_role_order, value, with_values
 from specdiag.views.figures.style import ReportFigure, new_figure, plain, report_caption, styled
+from specdiag.views.head_map import MEANINGS
 
 Cells = Mapping[tuple[str, int], float]
 _NUMBERS_UP_TO = 16
@@ -69,7 +70,7 @@ def heatmap(
     n_layers = len(_span(chosen)) + len({r.role == "embed" for r in chosen if r.layer is None})
     n_rows = [len({role_label(r) for r in part}) for part in parts.values()]
     cell = 0.62 if n_layers <= _NUMBERS_UP_TO else max(0.12, 10.5 / n_layers)
-    caption = report_caption(report, notes=_notes(chosen, len(requested) - len(chosen)))
+    caption = report_caption(report, notes=_notes(chosen, metric, len(requested) - len(chosen)))
     width = float(np.clip(cell * n_layers + 2.2, 6.4, 13))
     noise, values = common_null(chosen, metric), list(medians.values())
     title = _title(medians, metric, noise)
@@ -86,7 +87,7 @@ def heatmap(
     if colours.null is not None:
         bar.ax.set_ylim(min(*values, colours.null), max(*values, colours.null))
         bar.ax.axhline(colours.null, color=palette().ink, linewidth=1.5)
-        bar.set_label("lower: heavier tail")
+    bar.set_label("lower: heavier tail" if colours.null is not None else MEANINGS.get(metric, ""))
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue] - the stub takes the outline for a method
     return figure
 
@@ -153,9 +154,12 @@ def _medians(records: Sequence[ModuleRecord], metric: str) -> Cells:
     return {cell: median(values) for cell, values in values_of.items()}
 
 
-def _notes(records: Sequence[ModuleRecord], n_left_out: int) -> tuple[str, ...]:
+def _notes(records: Sequence[ModuleRecord], metric: str, n_left_out: int) -> tuple[str, ...]:
     several = len(records) > len({(r.component, role_label(r), r.layer) for r in records})
     notes = ["cells with several matrices show their median"] if several else []
+    layered = [(value(r, metric), (r.component, role_label(r), r.layer)) for r in records if r.layer is not None]
+    if {place for _, place in layered} - {place for v, place in layered if v is not None}:
+        notes.append(f"crosses: no {words(metric)}")
     if n_left_out:
         notes.append(f"{n_left_out} matrices of parts without layers are not shown")
     return tuple(notes)
@@ -165,5 +169,13 @@ def _short(v: float) -> str:
     """Write a number in at most five characters."""
     if v == int(v) and abs(v) < 10_000:
         return f"{v:.0f}"
-    text = f"{v:.2f}" if 0.01 <= abs(v) < 100 else f"{v:.0f}" if 100 <= abs(v) < 10_000 else f"{v:.0e}"
+    text = (
+        f"{v:.2f}"
+        if 0.01 <= abs(v) < 10
+        else f"{v:.1f}"
+        if 10 <= abs(v) < 100
+        else f"{v:.0f}"
+        if 100 <= abs(v) < 10_000
+        else f"{v:.0e}"
+    )
     return text.replace("e-0", "e-").replace("e+0", "e")

@@ -13,7 +13,16 @@ from specdiag.text import checks
 from specdiag.trajectories.records import Trajectory
 from specdiag.views.figures.direct import name_lines
 from specdiag.views.figures.palette import palette
-from specdiag.views.figures.runs import Roles, role_lines, role_style, roles_with, run_caption, run_name, step_axis
+from specdiag.views.figures.runs import (
+    Roles,
+    role_lines,
+    role_style,
+    roles_with,
+    run_caption,
+    run_name,
+    step_axis,
+    value_axis,
+)
 from specdiag.views.figures.style import ReportFigure, new_figure, styled
 
 _PANELS = (
@@ -62,6 +71,7 @@ def norms(run: Trajectory | NormLog, *, roles: str | Sequence[str] = ()) -> Repo
         role_lines(axes, trajectory, metric, chosen, relative=relative)
         axes.set_title(title)
         step_axis(axes, trajectory)
+        value_axis(axes)
     if expected:
         _predictions(drawn[0], trajectory, expected, chosen)
         _from_then_on(drawn[0], step)

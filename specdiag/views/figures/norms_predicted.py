@@ -34,15 +34,16 @@ def norms_predicted(*simulations: Simulation) -> ReportFigure:
         checks.instance("simulations", each, Simulation, "from simulate")
     if not 1 <= len(simulations) <= len(palette().checkpoints):
         raise UsageError(f"a figure shows 1 to {len(palette().checkpoints)} settings, not {len(simulations)}")
-    figure = new_figure(8.4, 5.6, "Predicted weight norms", _caption(simulations), legend=True)
+    figure = new_figure(7.6, 5.6, _title(simulations), _caption(simulations))
     norm, lr, decay = figure.subplots(3, 1, sharex=True, gridspec_kw={"height_ratios": [3, 1, 1]})
+    shared = len({s.balance.rms for s in simulations}) == 1
     for s, name, colour in zip(simulations, labels(simulations), palette().checkpoints, strict=False):
         steps = [p.step for p in s.course]
         norm.plot(steps, [p.rms for p in s.course], color=colour, label=name)
-        if s.balance.rms:
+        if s.balance.rms and (not shared or s is simulations[0]):
             norm.axhline(
                 s.balance.rms,
-                color=colour if len(simulations) > 1 else palette().faint,
+                color=palette().faint if shared else colour,
                 linestyle=(0, (5, 2)),
                 linewidth=0.8,
                 label="balance at\nthe peak lr",
@@ -64,6 +65,16 @@ def norms_predicted(*simulations: Simulation) -> ReportFigure:
     decay.set_xlim(0, max(s.setting.steps for s in simulations))
     legend(figure)
     return figure
+
+
+def _title(simulations: tuple[Simulation, ...]) -> str:
+    """Give the norms at the end, beside that at the start."""
+    ends = ", ".join(f"{name} {s.course[-1].rms:.3g}" for s, name in zip(simulations, labels(simulations), strict=True))
+    steps = dict.fromkeys(f"{s.setting.steps:,}" for s in simulations)
+    return (
+        f"Predicted RMS of a weight after {', '.join(steps)} steps: {ends}; "
+        f"at the start {simulations[0].course[0].rms:.3g}"
+    )
 
 
 def _caption(simulations: tuple[Simulation, ...]) -> str:

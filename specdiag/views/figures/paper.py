@@ -65,7 +65,7 @@ def paper(report: SpectralReport, plan: DecayPlan, other: SpectralReport | None 
     columns = min(4, len(groups)) if len(groups) not in (5, 6) else 3
     rows = -(-len(groups) // columns)
     caption = f"{report_caption(*reports, notes=tuple(notes))} · {plan_caption(plan)} · {spread(plan)} · {_ORIGIN}"
-    figure = new_figure(12.5, 4.4 + 2.0 * rows, plan.headline, caption, legend=True)
+    figure = new_figure(11.0, 4.4 + 2.0 * rows, plan.headline, caption)
     above, below = figure.add_gridspec(2, 1, height_ratios=[3.4, 2.0 * rows])
     upper, lower = above.subgridspec(1, 2, width_ratios=[1, 3]), below.subgridspec(rows, columns)
     _medians(figure.add_subplot(upper[0]), reports, roles, name, report_names(reports))

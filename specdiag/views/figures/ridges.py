@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.patheffects import Normal, Stroke
 from numpy.typing import NDArray
 
 from specdiag.errors import UsageError
@@ -16,11 +17,12 @@ from specdiag.views.cells import role_label
 from specdiag.views.figures.axes import hide_inner, layer_axis, log_axis, log_bins, panels
 from specdiag.views.figures.density import span
 from specdiag.views.figures.palette import palette
-from specdiag.views.figures.selection import in_role_order
-from specdiag.views.figures.style import ReportFigure, new_figure, plain, report_caption
+from specdiag.views.figures.selection import in_role_order, value
+from specdiag.views.figures.style import ReportFigure, new_figure, plain, report_caption, shortened
 
 Spectra = Sequence[NDArray[np.float64]]
-_OUTSIDE = "outside of the layers"
+_OUTSIDE = "outside"
+"""Panel of the matrices outside of the layers."""
 _OVERLAP = 2.4
 """Height of the highest ridge, in distances between ridges."""
 _MOST_RIDGES = 32
@@ -52,6 +54,7 @@ def ridges(report: SpectralReport, records: Sequence[ModuleRecord]) -> ReportFig
     relative = {r.key: _relative(report, r) for group in groups.values() for r in group}
     low, high = span(list(relative.values()))
     edges = log_bins(list(relative.values()), low, high)
+    edges = np.append(edges, edges[-1] ** 2 / edges[-2])  # an empty bin, to which ridges come down
     columns = min(4, len(groups)) if len(groups) not in (5, 6) else 3
     rows, n_layers = -(-len(groups) // columns), len({r.layer for group in groups.values() for r in group})
     height = float(np.clip(0.9 + 0.16 * min(n_layers, _MOST_RIDGES), 1.6, 4.2)) * rows + 1.1
@@ -65,10 +68,10 @@ def ridges(report: SpectralReport, records: Sequence[ModuleRecord]) -> ReportFig
     size = -(-n_layers // _MOST_RIDGES)
     for panel, (name, group), depth in zip(grid, groups.items(), depths, strict=True):
         _ridges(panel.axes, group, relative, edges, size)
-        panel.axes.set_title(plain(f"{name}{_alphas(group)}"), fontsize=9)
-        log_axis(panel.axes.xaxis, low, high, 4)
+        panel.axes.set_title(plain(f"{name}{_exponents(group)}"), fontsize=9)
+        log_axis(panel.axes.xaxis, float(edges[0]), float(edges[-1]), 4)
         panel.axes.set_xlabel("eigenvalue / largest of noise" if panel.bottom else "")
-        panel.axes.yaxis.set_visible(panel.left or depth != depths[0])
+        panel.axes.yaxis.set_visible(name != _OUTSIDE and (panel.left or depth != depths[0]))
         panel.axes.set_ylabel("layer" if panel.left and name != _OUTSIDE else "")
     return figure
 
@@ -96,7 +99,10 @@ def _ridges(
     axes.axvline(1, color=palette().ink, linewidth=1, linestyle=(0, (5, 2)), zorder=3 + len(heights))
     axes.set_ylim(max(heights) + 0.3 * distance, min(heights) - (_OVERLAP + 0.2) * distance)
     if outside:
-        axes.set_yticks(range(len(group)), [role_label(r) for r in group])
+        halo = [Stroke(linewidth=2.5, foreground=palette().paper), Normal()]
+        for y, name in enumerate(_names(group)):
+            axes.text(0.02, y, plain(name), fontsize=7.5, va="bottom", transform=axes.get_yaxis_transform(),
+                      zorder=4 + len(heights), path_effects=halo)  # fmt: skip
     else:
         layer_axis(axes.yaxis, heights, 10, label=False)
 
@@ -114,12 +120,23 @@ def _relative(report: SpectralReport, record: ModuleRecord) -> NDArray[np.float6
     return eigenvalues[eigenvalues > 0] / (record.mp_edge or 1.0)
 
 
-def _alphas(group: Sequence[ModuleRecord]) -> str:
-    values = [r.alpha for r in group if r.alpha is not None]
+def _names(group: Sequence[ModuleRecord]) -> list[str]:
+    """Name matrices by their roles, and by the last part of the name where several share a role."""
+    labels = [role_label(r) for r in group]
+    return [
+        label if labels.count(label) == 1 else shortened(r.key.removesuffix(".weight").rpartition(".")[2], 24)
+        for label, r in zip(labels, group, strict=True)
+    ]
+
+
+def _exponents(group: Sequence[ModuleRecord]) -> str:
+    """Write the range of square_alpha, which may be compared across panels, or else of alpha."""
+    metric = "square_alpha" if any(r.square_alpha is not None for r in group) else "alpha"
+    values = [v for r in group if (v := value(r, metric)) is not None]
     if not values:
         return ""
     low, high = f"{min(values):.2f}", f"{max(values):.2f}"
-    return f": alpha {low}" if low == high else f": alpha {low} to {high}"
+    return f": {metric} {low}" if low == high else f": {metric} {low} to {high}"
 
 
 def _notes(records: Sequence[ModuleRecord], groups: dict[str, list[ModuleRecord]], n_layers: int) -> tuple[str, ...]:

@@ -19,6 +19,8 @@ Roles = Sequence[tuple[Family, AnyRole]]
 _DRAWN_AS: dict[AnyRole, Role] = {"qk": "q", "ov": "o", "du": "down"}
 """Products have the colour and marker of one of their factors, and a dotted line."""
 _MARKERS_UP_TO = 40
+_LEAST_SHARE = 0.02
+"""Least height of an axis, as a share of its values: below lies rounding."""
 
 
 def roles_with(
@@ -112,6 +114,20 @@ def step_axis(axes: Axes, trajectory: Trajectory) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
     axes.set_xlabel("step")
+
+
+def value_axis(axes: Axes) -> None:
+    """Show a value that stays as a level line: an axis covers at least 2 % of it, in plain numbers.
+
+    Args:
+        axes: the panel, with its lines.
+    """
+    low, high = axes.get_ylim()
+    least = _LEAST_SHARE * max(abs(low), abs(high))
+    if high - low < least:
+        middle = (low + high) / 2
+        axes.set_ylim(middle - least / 2, middle + least / 2)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
 
 
 def run_caption(trajectory: Trajectory, *notes: str) -> str:

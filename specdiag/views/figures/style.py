@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import textwrap
 from collections.abc import Callable, Sequence
 from io import BytesIO
 from typing import Any, ParamSpec
@@ -11,6 +10,9 @@ from typing import Any, ParamSpec
 from matplotlib import font_manager, rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.textpath import text_to_path
 
 from specdiag.decay.plan import DecayPlan
 from specdiag.records import Family
@@ -22,6 +24,7 @@ from specdiag.views.figures.palette import LIGHT, Palette, palette
 
 P = ParamSpec("P")
 
+_CAPTION_SIZE, _TITLE_SIZE = 7, 11
 _FONTS: dict[Any, Any] = {
     "font.family": ["DejaVu Sans"],
     "font.size": 9,
@@ -32,7 +35,7 @@ _FONTS: dict[Any, Any] = {
     "axes.grid": False,
     "figure.autolayout": False,
     "figure.constrained_layout.use": False,
-    "figure.titlesize": 11,
+    "figure.titlesize": _TITLE_SIZE,
     "savefig.facecolor": "auto",
     "text.usetex": False,
     "xtick.labelsize": 8,
@@ -45,11 +48,12 @@ _FONTS: dict[Any, Any] = {
     "svg.fonttype": "path",
     "svg.hashsalt": "specdiag",
 }
-_CAPTION_SIZE = 7
-_CAPTION, _TITLE = 19, 10.5
-"""Characters in an inch."""
-_LEGEND = 2.4
-"""Inches at the upper right that a title leaves free for the legend."""
+_MARGIN = 0.1
+"""Inches left of title, legend and caption, and right of them."""
+_HINTED = 0.9
+"""Share of a line that letters may take by their outlines: on the grid of 90 dots an inch they become wider."""
+_ROW = 0.2
+"""Inches of a row of the legend."""
 
 
 FAMILY_TITLES: dict[Family, str] = {
@@ -82,7 +86,7 @@ def styled(draw: Callable[P, ReportFigure]) -> Callable[P, ReportFigure]:
     return wrapper
 
 
-def new_figure(width: float, height: float, title: str, caption: str, *, legend: bool = False) -> ReportFigure:
+def new_figure(width: float, height: float, title: str, caption: str) -> ReportFigure:
     """Make an empty figure with its title, and its caption below everything else.
 
     Args:
@@ -90,25 +94,48 @@ def new_figure(width: float, height: float, title: str, caption: str, *, legend:
         height: in inches.
         title: above all panels.
         caption: source and settings.
-        legend: leave room for one at the upper right.
     """
     figure = ReportFigure(figsize=(width, height), layout="constrained")
     figure.palette = palette()
     FigureCanvasAgg(figure)
-    at: dict[str, Any] = {"x": 0.1 / width, "ha": "left"}
-    figure.suptitle(_wrapped(title, (width - (_LEGEND if legend else 0.2)) * _TITLE), **at, fontweight="bold")
-    figure.supxlabel(_wrapped(caption, width * _CAPTION), **at, fontsize=_CAPTION_SIZE, color=palette().faint)
+    at: dict[str, Any] = {"x": _MARGIN / width, "ha": "left"}
+    room = width - 2 * _MARGIN
+    figure.suptitle(wrapped(title, room, _TITLE_SIZE, bold=True), **at, fontweight="bold")
+    figure.supxlabel(wrapped(caption, room, _CAPTION_SIZE), **at, fontsize=_CAPTION_SIZE, color=palette().faint)
     return figure
 
 
 def legend(figure: Figure) -> None:
-    """Draw one legend for all panels, at their right. It shows the first of several lines with one label."""
+    """Draw one legend for all panels, in rows below the title, for which the figure grows.
+
+    It shows the first of several lines with one label.
+
+    Args:
+        figure: with its panels drawn.
+    """
     handles: dict[str, Any] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
-    if handles:
-        figure.legend(list(handles.values()), list(handles), loc="outside right upper")
+            handles.setdefault(" ".join(label.split()), handle)
+    if not handles:
+        return
+    width, height = figure.get_size_inches()
+    title = figure.texts[0].get_window_extent().height / figure.dpi if figure.texts else 0.0
+    for columns in range(len(handles), 0, -1):
+        strip = _ROW * -(-len(handles) // columns) + 0.05
+        order = [list(handles)[i] for i in _row_by_row(len(handles), columns)]
+        box = figure.legend(
+            [handles[label] for label in order], order, ncols=columns, loc="upper left", borderpad=0, borderaxespad=0,
+            columnspacing=1.6, handlelength=1.8,
+            bbox_to_anchor=(_MARGIN / width, 1 - (title + _MARGIN) / (height + strip)),
+        )  # fmt: skip
+        if columns == 1 or box.get_window_extent().width / figure.dpi <= width - 2 * _MARGIN:
+            break
+        box.remove()
+    figure.set_size_inches(width, height + strip)
+    engine = figure.get_layout_engine()
+    if isinstance(engine, ConstrainedLayoutEngine):
+        engine.set(rect=(0, 0, 1, 1 - strip / (height + strip)))
 
 
 def report_caption(*reports: SpectralReport, notes: tuple[str, ...] = ()) -> str:
@@ -204,8 +231,36 @@ def _described(report: SpectralReport) -> str:
     return text if report.complete else f"{text}, INCOMPLETE"
 
 
-def _wrapped(text: str, characters: float) -> str:
-    return "\n".join(plain(line) for line in textwrap.wrap(text, max(20, int(characters))))
+def _row_by_row(n: int, columns: int) -> list[int]:
+    """Order entries so that a legend, which fills its columns one by one, reads row by row."""
+    return [i for column in range(columns) for i in range(column, n, columns)]
+
+
+def wrapped(text: str, inches: float, size: float, *, bold: bool = False) -> str:
+    """Break text into lines that are drawn no wider than some room; a word that is wider is broken too.
+
+    Args:
+        text: may hold untrusted names.
+        inches: the room.
+        size: of the font, in points.
+        bold: its weight.
+    """
+    font = FontProperties(family="DejaVu Sans", size=size, weight="bold" if bold else "normal")
+
+    def fits(line: str) -> bool:
+        return text_to_path.get_text_width_height_descent(plain(line), font, ismath=False)[0] <= inches * 72 * _HINTED
+
+    lines = [""]
+    for word in text.split():
+        if fits(f"{lines[-1]} {word}"):
+            lines[-1] += f" {word}"
+            continue
+        lines.append("")
+        for character in word:
+            if not fits(lines[-1] + character) and lines[-1]:
+                lines.append("")
+            lines[-1] += character
+    return "\n".join(plain(line) for line in lines if line)
 
 
 @functools.cache

@@ -11,9 +11,19 @@ from specdiag.records import FAMILIES, AnyRole, Family
 from specdiag.text import checks
 from specdiag.text.words import words
 from specdiag.trajectories.records import TRACKED, Trajectory
+from specdiag.trajectories.wording import tails
 from specdiag.views.figures.direct import name_lines
 from specdiag.views.figures.palette import palette
-from specdiag.views.figures.runs import Roles, role_lines, role_style, roles_with, run_caption, run_name, step_axis
+from specdiag.views.figures.runs import (
+    Roles,
+    role_lines,
+    role_style,
+    roles_with,
+    run_caption,
+    run_name,
+    step_axis,
+    value_axis,
+)
 from specdiag.views.figures.style import (
     FAMILY_TITLES,
     ReportFigure,
@@ -52,7 +62,8 @@ def trajectory(trajectory: Trajectory, *, metric: str | None = None, roles: str 
     families: list[Family] = [family for family in FAMILIES if any(f == family for f, _ in chosen)]
     below = [name for name in ("loss", "balance_sd") if trajectory.series(name)]
     width = max(3.3 * max(len(families), len(below)) + 1.4, 6.4)
-    title = f"{run_name(trajectory.run)}: {words(metric)} over the steps{_direction(metric)}"
+    said = tails(trajectory) if metric in ("square_alpha", "alpha") and not roles else ""
+    title = f"{run_name(trajectory.run)}: {said or words(metric) + ' over the steps' + _direction(metric)}"
     figure = new_figure(width, 3.3 + (2.2 if below else 0) + 0.9, title, run_caption(trajectory))
     parts = figure.subfigures(2 if below else 1, 1, squeeze=False, height_ratios=[3.3, 2.2] if below else None)[:, 0]
     upper = parts[0].subplots(1, len(families), squeeze=False, sharey=metric in _ACROSS_SHAPES)[0]
@@ -62,7 +73,8 @@ def trajectory(trajectory: Trajectory, *, metric: str | None = None, roles: str 
         _nulls(axes, trajectory, metric, members)
         axes.set_title(FAMILY_TITLES[family])
         step_axis(axes, trajectory)
-    upper[0].set_ylabel(words(metric))
+        value_axis(axes)
+    upper[0].set_ylabel(f"{words(metric)}{_direction(metric)}")
     lower = parts[1].subplots(1, len(below), squeeze=False)[0] if below else ()
     for axes, name in zip(lower, below, strict=True):
         _of_the_run(axes, trajectory, name)

@@ -48,7 +48,8 @@ def chart(drawn: Spectrum) -> Chart:
         drawn: the numbers to draw.
     """
     heights = [v for v in (*drawn.density, *drawn.randomized) if v > 0]
-    bottom, top = min(heights) / 1.8, max(heights) * 1.8
+    laws = [y for _, y in (*(drawn.fit or ()), *drawn.bulk)]
+    bottom, top = min(heights) / 1.8, max(*heights, *laws) * 1.8 if laws else max(heights) * 1.8
     x, y = _scale(drawn.low, drawn.high, 0, WIDTH), _scale(bottom, top, HEIGHT, 0)
     return Chart(
         density=_steps(drawn.density, drawn, x, y, bottom),

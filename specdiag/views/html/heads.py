@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from specdiag.report import SpectralReport
-from specdiag.views.figures.cell_colours import CellColours, cell_colours
 from specdiag.views.figures.selection import value
 from specdiag.views.head_map import MEANINGS, HeadPanel, best_metric, head_null, head_panels
+from specdiag.views.html.paint import Paint, paint
 
 
 class HeadCell(NamedTuple):
     """A head of one layer."""
 
     about: str
-    background: str
+    style: str
+    """Its colours, as CSS."""
 
 
 class HeadRow(NamedTuple):
@@ -38,7 +39,7 @@ class HeadMap(NamedTuple):
 
     metric: str
     meaning: str
-    colours: CellColours
+    colours: Paint
     tables: list[HeadTable]
 
 
@@ -58,21 +59,21 @@ def head_map(report: SpectralReport) -> HeadMap | None:
     values = [v for panel in panels for row in panel.rows.values() if (v := value(row, metric)) is not None]
     if not values:
         return None
-    colours = cell_colours(values, head_null(panels, metric))
+    colours = paint(values, head_null(panels, metric))
     tables = [HeadTable(panel.title, panel.layers, _rows(panel, metric, colours)) for panel in panels]
     return HeadMap(metric, MEANINGS[metric], colours, tables)
 
 
-def _rows(panel: HeadPanel, metric: str, colours: CellColours) -> list[HeadRow]:
+def _rows(panel: HeadPanel, metric: str, colours: Paint) -> list[HeadRow]:
     def cell(head: int, layer: int) -> HeadCell | None:
         row = panel.rows.get((head, layer))
         v = None if row is None else value(row, metric)
         if v is None:
             return None
-        return HeadCell(f"{panel.title}, layer {layer}, head {head}: {metric} {v:.3f}", colours.background(v))
+        return HeadCell(f"{panel.title}, layer {layer}, head {head}: {metric} {v:.3f}", colours.cell(v))
 
-    group = panel.group or 1
+    group, n = panel.group or 1, panel.n_heads
     return [
-        HeadRow(head, group > 1 and (head + 1) % group == 0, [cell(head, layer) for layer in panel.layers])
-        for head in range(panel.n_heads)
+        HeadRow(head, group > 1 and head + 1 < n and (head + 1) % group == 0, [cell(head, x) for x in panel.layers])
+        for head in range(n)
     ]

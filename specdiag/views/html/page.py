@@ -36,6 +36,8 @@ from specdiag.views.html.rendering import render
 from specdiag.views.html.spectrum import Spectrum, spectrum
 
 _SKIPPED_UP_TO = 300
+_UNCHECKED = ("Not checked:", "Needs the checkpoint itself:")
+"""Sentences of an audit that a page folds: lists of names."""
 _EXTREMES = 3
 """Spectra of the heaviest tails on the page itself, and of those nearest to noise."""
 
@@ -66,6 +68,8 @@ class CheckFindings(NamedTuple):
 class Plan(NamedTuple):
     """A decay plan."""
 
+    headline: str
+    """Its answer; empty where it has none."""
     caption: str
     sentences: list[str]
     table: tables.Table
@@ -154,6 +158,8 @@ def render_page(
     peers = Peers.of(report, reference)
     modules = [_module(r, *drawing, peers) for r, drawing in zip(report, drawn, strict=True)]
     plotly = interactive.plotly()
+    covered = [] if audit is None else wording.coverage(audit)
+    answered = answer(report, reference)
     return render(
         "report.html.j2",
         (plotly.digest,) if plotly else (),
@@ -165,12 +171,14 @@ def render_page(
         windows=farms.described(report.settings),
         selection=provenance.selection(report.settings),
         coverage=sentences.coverage(report.summary),
-        answer=answer(report, reference),
+        answer=answered,
+        found={point.module for point in answered.points},
         verdict=_verdict(report),
         audit=audit,
         findings=[] if audit is None else _findings(audit, of_audit),
         audited_by="" if audit is None else _audited_by(audit),
-        audited=[] if audit is None else list(map(of_audit, wording.coverage(audit))),
+        audited=[of_audit(s) for s in covered if not s.startswith(_UNCHECKED)],
+        not_checked=[of_audit(s) for s in covered if s.startswith(_UNCHECKED)],
         roles=tables.role_table(report.summary.roles),
         contrasts=tables.contrast_table(report.summary.contrasts),
         laws=tables.law_table(report.summary.laws),
@@ -264,10 +272,7 @@ def _extremes(modules: Sequence[Module], heat: Heatmap | None) -> list[Module]:
 
 
 def _plan(report: SpectralReport, plan: DecayPlan, links: Mapping[str, str], words: Callable[[str], str]) -> Plan:
-    sentences = [plan.headline] if plan.entries and plan.headline else []
-    sentences += (
-        [*plan_sentences.findings(plan), *plan_sentences.limits(plan)] if plan.entries else ["It has no entries."]
-    )
+    sentences = [*plan_sentences.findings(plan), *plan_sentences.limits(plan)] if plan.entries else []
     if plan.base_weight_decay is None:
         sentences.append("No base decay is known: these are ratios alone.")
     if plan.verdict is not None:
@@ -277,7 +282,10 @@ def _plan(report: SpectralReport, plan: DecayPlan, links: Mapping[str, str], wor
     if foreign:
         sentences.insert(0, f"{len(foreign)} of its Parameters are not in this report, such as {foreign[0]}.")
     return Plan(
-        f"{plan_caption(plan)}.", list(map(words, sentences)), tables.plan_table(plan, _first_parts(report, links))
+        words(plan.headline) if plan.entries else "It has no entries.",
+        f"{plan_caption(plan)}.",
+        list(map(words, sentences)),
+        tables.plan_table(plan, _first_parts(report, links)),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 
 from jinja2 import DictLoader, Environment, StrictUndefined
@@ -11,6 +12,8 @@ from specdiag.text.printable import printable
 from specdiag.views.html import interactive
 
 _PARTS = "parts.html.j2"
+_PERCENT = re.compile(r"(\d) %")
+"""A number whose sign must not begin the next line."""
 
 
 def render(template: str, digests: tuple[str, ...] = (), **content: object) -> str:
@@ -53,7 +56,7 @@ def _data(name: str) -> str:
 
 def _plain(value: object) -> str:
     """Write out the characters of a value that do not show, or that turn the text around."""
-    return value if isinstance(value, Markup) else printable(str(value))
+    return value if isinstance(value, Markup) else _PERCENT.sub("\\1\N{NO-BREAK SPACE}%", printable(str(value)))
 
 
 def _foldable(name: str) -> Markup:
