@@ -39,12 +39,14 @@ def test_a_simulation_points_to_the_run():
 
 def test_a_purpose_that_does_not_fit_stands_below_its_command(tmp_path, monkeypatch):
     """A terminal broke both, in the middle of words."""
-    path = tmp_path / ("m" * 60 + ".json")
-    made([row("a", "q", 0)]).save(path)
-    monkeypatch.setenv("COLUMNS", "80")
-    lines = invoke("analyze", path).stderr.splitlines()
-    at = next(i for i, line in enumerate(lines) if line.startswith("next: specdiag report"))
-    assert lines[at] == f"next: specdiag report {path}"
-    assert lines[at + 1] == "      everything, as a page"
-    monkeypatch.setenv("COLUMNS", "400")
-    assert "  everything, as a page" in invoke("analyze", path).stderr.splitlines()[at]
+    state = llama(0)
+    state["model.layers.2.self_attn.q_proj.weight"][:9] = 0
+    folder = save(tmp_path / ("m" * 60), state)
+    shown = {}
+    for width in (80, 400):
+        monkeypatch.setenv("COLUMNS", str(width))
+        lines = invoke("audit", folder, "--no-reference-model").stderr.splitlines()
+        shown[width] = lines[next(i for i, line in enumerate(lines) if line.startswith("next: specdiag verify")) :]
+    assert shown[80][0] == f"next: specdiag verify ORIGINAL {folder}"
+    assert shown[80][1].startswith("      against the model it was made from")
+    assert "  against the model it was made from" in shown[400][0]

@@ -7,6 +7,7 @@ from drawn_models import llama, texts
 import specdiag
 from specdiag import plot
 from specdiag.trajectories.records import Trajectory
+from specdiag.views.figures.palette import LIGHT
 from specdiag.views.figures.style import new_figure, wrapped
 
 LONG = "/srv/models/run-0123456789/moe32: 810 matrices, tail rule hill at 0.5 · drawn: the first 4 of up to 32 " * 3
@@ -88,7 +89,10 @@ def test_a_layer_far_from_its_role_is_named():
     state["model.layers.13.self_attn.q_proj.weight"] = state["model.layers.13.self_attn.q_proj.weight"] * 0.2 + u @ v
     state["model.layers.13.self_attn.q_proj.weight"] += torch.diag(torch.arange(1.0, 65) ** -1.5) * 20
     attention, mlp = plot.alpha(specdiag.analyze(state, jobs=1)).axes[:2]
-    assert [t.get_text() for t in attention.texts if t.get_text().startswith("layer")] == ["layer 13"]
+    named = [t for t in attention.texts if t.get_text().startswith("layer")]
+    assert named[0].get_text() == "layer 13"
+    assert named[0].get_color() == LIGHT.roles["q"].colour
+    assert len(named) <= 4
     assert [t.get_text() for t in mlp.texts if t.get_text().startswith("layer")] == []
 
 

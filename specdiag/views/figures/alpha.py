@@ -35,7 +35,7 @@ _SLOT = 0.4
 """Inches of a role among the ranges."""
 _LEVEL_UP_TO = 5
 """Characters of a role that stand level in them."""
-_FAR = 0.2
+_FAR = 0.3
 """Distance of a layer from the running median, in ranges of all values, beyond which the layer is named."""
 _ROOM = 0.06
 """Height of a name in these ranges."""

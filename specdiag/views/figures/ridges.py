@@ -25,6 +25,7 @@ _OUTSIDE = "outside"
 """Panel of the matrices outside of the layers."""
 _OVERLAP = 2.4
 """Height of the highest ridge, in distances between ridges."""
+_ROUNDING = 1e-9
 _MOST_RIDGES = 32
 """Ridges of a panel that the eye tells apart: neighbouring layers of a deeper model share one."""
 
@@ -54,6 +55,7 @@ def ridges(report: SpectralReport, records: Sequence[ModuleRecord]) -> ReportFig
     relative = {r.key: _relative(report, r) for group in groups.values() for r in group}
     low, high = span(list(relative.values()))
     edges = log_bins(list(relative.values()), low, high)
+    edges[-1] *= 1 + _ROUNDING  # the largest eigenvalue lies below it
     edges = np.append(edges, edges[-1] ** 2 / edges[-2])  # an empty bin, to which ridges come down
     columns = min(4, len(groups)) if len(groups) not in (5, 6) else 3
     rows, n_layers = -(-len(groups) // columns), len({r.layer for group in groups.values() for r in group})
@@ -121,12 +123,19 @@ def _relative(report: SpectralReport, record: ModuleRecord) -> NDArray[np.float6
 
 
 def _names(group: Sequence[ModuleRecord]) -> list[str]:
-    """Name matrices by their roles, and by the last part of the name where several share a role."""
+    """Name matrices by their roles, and where several share a role by as much of the end of the name as tells them."""
     labels = [role_label(r) for r in group]
     return [
-        label if labels.count(label) == 1 else shortened(r.key.removesuffix(".weight").rpartition(".")[2], 24)
+        label if labels.count(label) == 1 else shortened(_end(r, group), 24)
         for label, r in zip(labels, group, strict=True)
     ]
+
+
+def _end(record: ModuleRecord, group: Sequence[ModuleRecord]) -> str:
+    """Give the shortest end of a name that no other name has."""
+    name, *others = (r.key.removesuffix(".weight").split(".") for r in (record, *(r for r in group if r is not record)))
+    depth = next((n for n in range(1, len(name)) if all(other[-n:] != name[-n:] for other in others)), len(name))
+    return ".".join(name[-depth:])
 
 
 def _exponents(group: Sequence[ModuleRecord]) -> str:

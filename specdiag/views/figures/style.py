@@ -121,9 +121,10 @@ def legend(figure: Figure) -> None:
         return
     width, height = figure.get_size_inches()
     title = figure.texts[0].get_window_extent().height / figure.dpi if figure.texts else 0.0
-    for columns in range(len(handles), 0, -1):
-        strip = _ROW * -(-len(handles) // columns) + 0.05
-        order = [list(handles)[i] for i in _row_by_row(len(handles), columns)]
+    labels, columns = list(handles), len(handles)
+    while True:
+        strip = _ROW * -(-len(labels) // columns) + 0.05
+        order = [labels[i] for i in _row_by_row(len(labels), columns)]
         box = figure.legend(
             [handles[label] for label in order], order, ncols=columns, loc="upper left", borderpad=0, borderaxespad=0,
             columnspacing=1.6, handlelength=1.8,
@@ -132,6 +133,7 @@ def legend(figure: Figure) -> None:
         if columns == 1 or box.get_window_extent().width / figure.dpi <= width - 2 * _MARGIN:
             break
         box.remove()
+        columns -= 1
     figure.set_size_inches(width, height + strip)
     engine = figure.get_layout_engine()
     if isinstance(engine, ConstrainedLayoutEngine):
