@@ -56,7 +56,7 @@ def cell_colours(values: Sequence[float], null: float | None) -> CellColours:
 
     Args:
         values: at least one, finite.
-        null: value of noise, white in the middle; None for a scale from low to high, logarithmic over two decades.
+        null: value of noise, the middle of the scale; None for a scale from low to high, logarithmic over two decades.
     """
     low, high = min(values), max(values)
     if null is not None:

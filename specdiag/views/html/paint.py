@@ -8,6 +8,8 @@ from typing import NamedTuple
 from specdiag.views.figures.cell_colours import CellColours, cell_colours
 from specdiag.views.figures.palette import style
 
+_VARIABLE = "--"
+
 
 class Paint(NamedTuple):
     """The colours of one metric, on light pages and on dark ones."""
@@ -63,4 +65,5 @@ def variables(paper: str, ink: str, dark_paper: str, dark_ink: str) -> str:
         dark_paper: background on a dark page.
         dark_ink: text on it.
     """
-    return f"--c:{paper};--i:{ink};--d:{dark_paper};--j:{dark_ink}"
+    values = {"c": paper, "i": ink, "d": dark_paper, "j": dark_ink}
+    return ";".join(f"{_VARIABLE}{name}:{value}" for name, value in values.items())
