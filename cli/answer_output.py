@@ -73,8 +73,9 @@ def show_next(commands: Mapping[str, str]) -> None:
         commands: each with what it gives, the first first.
     """
     width = max(map(len, commands), default=0)
-    room = output.console(stderr=True).width
-    beside = all(len(f"next: {'':{width}}  {purpose}") <= room for purpose in commands.values())
+    to = output.console(stderr=True)
+    longest = max((len(f"next: {'':{width}}  {purpose}") for purpose in commands.values()), default=0)
+    beside = not to.has_width or longest <= to.width
     for command, purpose in commands.items():
         if beside:
             output.talk(f"next: {command.ljust(width)}  {purpose}", breaks=False)

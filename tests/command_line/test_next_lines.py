@@ -37,16 +37,17 @@ def test_a_simulation_points_to_the_run():
     assert "next: specdiag simulate --check RUN" in done.stderr
 
 
-def test_a_purpose_that_does_not_fit_stands_below_its_command(tmp_path, monkeypatch):
+def test_a_purpose_that_does_not_fit_stands_below_its_command(tmp_path):
     """A terminal broke both, in the middle of words."""
     state = llama(0)
     state["model.layers.2.self_attn.q_proj.weight"][:9] = 0
     folder = save(tmp_path / ("m" * 60), state)
     shown = {}
-    for width in (80, 400):
-        monkeypatch.setenv("COLUMNS", str(width))
-        lines = invoke("audit", folder, "--no-reference-model").stderr.splitlines()
+    for width in (80, 400, None):
+        lines = invoke("audit", folder, "--no-reference-model", width=width).stderr.splitlines()
         shown[width] = lines[next(i for i, line in enumerate(lines) if line.startswith("next: specdiag verify")) :]
     assert shown[80][0] == f"next: specdiag verify ORIGINAL {folder}"
     assert shown[80][1].startswith("      against the model it was made from")
-    assert "  against the model it was made from" in shown[400][0]
+    assert all(len(line) <= 80 for line in shown[80][1:])
+    for width in (400, None):  # None: not a terminal
+        assert "  against the model it was made from" in shown[width][0]
