@@ -81,7 +81,7 @@ def test_results_are_at_the_shard_or_at_config_json(repository):
     rules = run["tool"]["driver"]["rules"]
     assert all(rules[result["ruleIndex"]]["id"] == result["ruleId"] for result in run["results"])
     assert all(rule["help"]["text"].startswith("What to do: ") for rule in rules)
-    assert "NaN or infinite values: 1, expected none. One of them" in run["results"][0]["message"]["text"]
+    assert "NaN or infinite values: 1, expected none. One such value" in run["results"][0]["message"]["text"]
     (invocation,) = run["invocations"]
     assert (invocation["executionSuccessful"], invocation["exitCode"]) == (True, 1)
     assert any("Not checked: " in note["message"]["text"] for note in invocation["toolExecutionNotifications"])
