@@ -10,7 +10,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 import pages
-from study_answer import answer, hypotheses, told
+from study_answer import ENOUGH, answer, hypotheses, told
 from study_design import (
     ARMS,
     BEST_UNIFORM,
@@ -89,14 +89,21 @@ def answers(runs: Runs, size: str) -> str:
 
 
 def differences(runs: Runs, size: str) -> dict[str, Difference]:
-    """Difference of each arm to the best uniform decay: simultaneous intervals for the headline, single for others."""
+    """Difference of each arm to the best uniform decay: simultaneous intervals for the headline, single for others.
+
+    Arms of too few seeds for an interval are left out.
+    """
     losses = _losses(runs)
     found = {
         name: difference(losses, size, name, BEST_UNIFORM, intervals=N_INTERVALS if name in HEADLINE else 1)
         for name in ARMS
         if name != BEST_UNIFORM
     }
-    return {name: each for name, each in found.items() if each is not None and len(each.values) >= 2}
+    return {
+        name: each
+        for name, each in found.items()
+        if each is not None and len(each.values) >= min(ENOUGH, len(ARMS[name].seeds))
+    }
 
 
 def _rates(runs: Runs, size: str) -> str:
