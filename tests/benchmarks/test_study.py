@@ -295,3 +295,10 @@ def test_the_page_says_what_invented_runs_hold(tmp_path):
     del entries[one]
     assert "(1 of 2 seeds)" not in text
     assert "(1 of 2 seeds)" in tables.summary(entries, ["0.3m"])
+
+
+def test_no_interval_from_two_seeds_of_an_arm_that_has_five():
+    known = invented("0.3m", {"preserved": -0.03})
+    two = {key: {"loss": loss} for key, loss in known.items() if key[-1] in "01"}
+    assert not tables.differences(two, "0.3m")
+    assert tables.differences({key: {"loss": loss} for key, loss in known.items()}, "0.3m").keys() >= {"preserved"}
