@@ -25,12 +25,17 @@ def noise():
     return lambda *shape: torch.randn(shape, generator=generator)
 
 
-def heads(group):
-    return [str(column.header) for column in group.renderables[1].columns]
+def lines(table):
+    """The cells of each line below the title, where none is empty or holds two blanks."""
+    return [re.split(r" {2,}", line.plain.strip()) for line in table.renderables[1:]]
 
 
-def cells(group):
-    return [[str(cell) for cell in column.cells] for column in group.renderables[1].columns]
+def heads(table):
+    return lines(table)[0]
+
+
+def cells(table):
+    return [list(column) for column in zip(*lines(table)[1:], strict=True)]
 
 
 def test_terminal_and_page_have_the_same_columns_and_cells(report):
