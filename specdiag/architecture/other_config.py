@@ -21,7 +21,7 @@ _NAMED_OTHERWISE = ("bart",)
 def other_type(config: Mapping[str, object], names: Iterable[str]) -> str | None:
     """Say that a configuration is that of another type than the tensors; None where nothing shows it.
 
-    Only types whose norms specdiag knows are told apart. Tensors in the names of other formats show nothing.
+    It compares only types whose norms specdiag knows, and names as Hugging Face writes them.
 
     Args:
         config: config.json, parsed.

@@ -107,7 +107,7 @@ NAMES = {
 
 
 LAYERS, TOKENS = 8, 4096
-"""What is kept of SmolLM2's 30 layers and 49152 tokens: every type of its codes, a quarter of its values."""
+"""Layers and tokens that stand for SmolLM2's 30 and 49152: every type of its codes, a quarter of its values."""
 
 
 def shortened(path: Path, folder: Path) -> Path:
