@@ -33,11 +33,7 @@ def ov(block: Block, attention: Attention, device: str) -> Array:
         attention: of that block.
         device: on which it is computed.
     """
-    moving = _moving(block, attention, device)
-    if attention.out is None:
-        return ov_cores(moving)
-    gain = attention.out.read(device).gain[:, None]
-    return ov_cores(replace(moving, o=moving.o * gain), scaled=True)
+    return ov_cores(moves(block, attention, device), scaled=attention.out is not None)
 
 
 def du(block: Block, mlp: Mlp, device: str) -> Array:
@@ -96,7 +92,7 @@ def balanced_scoring(block: Block, attention: Attention, device: str) -> Array:
         attention: of that block.
         device: on which it is computed.
     """
-    heads, width = _scoring(block, attention, device), attention.q.shape[1]
+    heads, width = scores(block, attention, device), attention.q.shape[1]
     if attention.head_norms is None:
         heads = balance_scoring(heads)
     else:
@@ -142,7 +138,14 @@ def balanced_mlp(block: Block, mlp: Mlp, roles: Collection[str], device: str) ->
     return joined([values for role, values in found.items() if role in roles])
 
 
-def _scoring(block: Block, attention: Attention, device: str) -> Scoring:
+def scores(block: Block, attention: Attention, device: str) -> Scoring:
+    """Give queries and keys of all heads with the norms in front folded in.
+
+    Args:
+        block: wiring.
+        attention: of that block.
+        device: on which it is computed.
+    """
     return scoring(
         fold_reader(attention.q.read(device), _read(attention.norm, device)),
         fold_reader(attention.k.read(device), _read(attention.kv_norm, device)),
@@ -163,17 +166,6 @@ def _read(norm: StoredNorm | None, device: str) -> Norm | None:
     return None if norm is None else norm.read(device)
 
 
-def scores(block: Block, attention: Attention, device: str) -> Scoring:
-    """Give queries and keys of all heads with the norms in front folded in.
-
-    Args:
-        block: wiring.
-        attention: of that block.
-        device: on which it is computed.
-    """
-    return _scoring(block, attention, device)
-
-
 def normalised_scores(block: Block, attention: Attention, device: str) -> Scoring:
     """Give queries and keys of all heads with the norms in front and those of their own folded in.
 
@@ -182,7 +174,7 @@ def normalised_scores(block: Block, attention: Attention, device: str) -> Scorin
         attention: of that block.
         device: on which it is computed.
     """
-    heads = _scoring(block, attention, device)
+    heads = scores(block, attention, device)
     if attention.head_norms is None:
         return heads
     q, k = attention.head_norms

@@ -1,4 +1,4 @@
-"""Titles answer, captions and legends stay on the page, and what is missing or stands out is said on the figure."""
+"""Layout of figures: titles that answer, captions and legends within the page, names of what is missing or far off."""
 
 import pytest
 import torch
