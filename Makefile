@@ -35,7 +35,7 @@ docs: $(VENV)/dev
 
 figures: $(VENV)/dev
 	$(BIN)/python tests/assets.py minilm
-	$(BIN)/python docs/gallery.py
+	$(BIN)/python docs/gallery.py && $(BIN)/python docs/badges.py
 
 notebooks: $(VENV)/train
 	$(BIN)/python tests/assets.py minilm
