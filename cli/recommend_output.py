@@ -177,6 +177,8 @@ def _print(plan: DecayPlan, base: Base, top: int | None) -> None:
     console = output.console()
     console.print(plan.headline, style="bold", soft_wrap=True)
     console.print()
+    if facts := plan_sentences.instead(plan):
+        answer_output.show_facts(facts, console)
     console.print(_role_table(plan, console.width))
     console.print()
     shown = list(plan.entries)
@@ -214,6 +216,8 @@ def _role_table(plan: DecayPlan, width: int) -> Any:
         Column("min-max", lambda row: f"{min(e.ratio for e in row[2]):.2f}-{max(e.ratio for e in row[2]):.2f}", 1),
         Column("if random", lambda row: number(mean(row[2], "random_ratio"), 3)),
     ]
+    if plan.explained_by_shape and any(entry.square_ratio is not None for entry in plan.entries):
+        columns.append(Column("by square", lambda row: number(mean(row[2], "square_ratio"), 3)))
     return tables.draw(
         "Roles (means; if random: what the rule gives random weights of these shapes)", columns, rows, width
     )

@@ -6,8 +6,6 @@ from specdiag.decay.effect import AGREE, Answer
 from specdiag.decay.plan import DecayPlan
 from specdiag.text.counts import percent
 
-MOSTLY_GEOMETRY = 0.5
-"""From this share on, shapes explain most of the differences between modules."""
 _DISAGREE: Answer = "the two measures disagree"
 _HEADLINES: dict[Answer, str] = {
     "explained by shape": (
@@ -38,7 +36,7 @@ def headline(plan: DecayPlan) -> str:
         return f"The rule {plan.rule} gives every module the same decay."
     if all(entry.value is None for entry in plan.entries):
         return "Do not use this plan: no module has a number that it could rest on."
-    if plan.shape_share is not None and plan.shape_share >= MOSTLY_GEOMETRY:
+    if plan.shape_share is not None and plan.explained_by_shape:
         return f"Do not use this plan: {percent(plan.shape_share)} of it is explained by shape. {_uniform(plan)}"
     if plan.basis == "square" and (plan.agreement is None or plan.agreement < AGREE):
         return _disagreement(plan)

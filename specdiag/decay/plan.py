@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from specdiag.live.parameters import ParamGroup
 
 
+MOSTLY_GEOMETRY = 0.5
+"""From this share on, shapes explain most of the differences between modules."""
 Basis = Literal["alpha", "square", "farms", "function", "frobenius_norm", "spectral_norm"]
 
 
@@ -51,6 +53,8 @@ class PlanEntry(Record, frozen=True, kw_only=True):
     """ratio * base, None where no base is known."""
     random_ratio: float | None = None
     """Ratio that the same rule gives if every matrix is random, of the same shapes."""
+    square_ratio: float | None = None
+    """Ratio that the same rule gives by square_alpha, which takes the shape out (basis alpha only)."""
     rho_ratio: float | None = None
     """Ratio that the same rule gives by rho, the other way to take the shape out (basis square only)."""
     ratio_25: float | None = None
@@ -123,6 +127,11 @@ class DecayPlan(Result, Record, frozen=True, kw_only=True):
     def ratios(self) -> dict[str, float]:
         """Ratio by Parameter name."""
         return {entry.name: entry.ratio for entry in self.entries}
+
+    @property
+    def explained_by_shape(self) -> bool:
+        """True where random weights of the same shapes would get most of this plan: `shape_share` is half or more."""
+        return self.shape_share is not None and self.shape_share >= MOSTLY_GEOMETRY
 
     def weight_decay(self, name: str, step: int = 0) -> float:
         """Return the optimizer's `weight_decay` argument for a Parameter of the plan.

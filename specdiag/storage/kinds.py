@@ -37,7 +37,7 @@ class Kind(NamedTuple):
 
 
 REPORT = Kind("specdiag report", 8, "records", "make one with 'specdiag analyze'")
-PLAN = Kind("decay plan", 8, "entries", "make one with 'specdiag recommend -o'")
+PLAN = Kind("decay plan", 9, "entries", "make one with 'specdiag recommend -o'")
 COMPARISON = Kind("comparison", 10, "reshaped", "make one with 'specdiag compare -o'")
 AUDIT = Kind("audit", 8, "findings", "make one with 'specdiag audit -o'")
 TRAJECTORY = Kind("trajectory", 6, "dropped", "make one with 'specdiag trajectory'")

@@ -171,6 +171,10 @@ def plan_columns(plan: DecayPlan) -> list[Column[PlanEntry]]:
         field(basis_head(plan), "value", 3, help="what the ratio is made from"),
         field("ratio", "ratio", 3, help="multiple of the base weight decay"),
         field("if random", "random_ratio", 3, drop=1, help="what the rule gives random weights of these shapes"),
+    ]
+    if plan.explained_by_shape and any(entry.square_ratio is not None for entry in plan.entries):
+        columns.append(field("by square", "square_ratio", 3, help="what the rule gives by square_alpha"))
+    columns += [
         Column("at .25/.75", _two_ratios, 2, help="ratio with these tail fractions in place of 0.5"),
     ]
     if plan.base_weight_decay is not None:

@@ -3,6 +3,7 @@
 import importlib
 import json
 import math
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 import torch
 from command import benchmark
 from scipy.stats import t
+
+from specdiag.views.plan_sentences import STUDY
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "benchmarks"))
@@ -32,6 +35,16 @@ study, design, order, runs, statistics, tables, answers = (
 def test_the_docs_show_the_committed_figures():
     done = benchmark("study.py", "--docs", "--check")
     assert done.returncode == 0, done.stderr
+
+
+def test_recommend_says_what_the_study_found():
+    made = json.loads((ROOT / "benchmarks" / "results" / "study.json").read_text())["runs"]
+    losses = {key: math.inf if each["loss"] is None else each["loss"] for key, each in made.items()}
+    found = {size: answers.hypotheses(losses, size) for size in design.HEADLINE_SIZES}
+    sizes = [size for size, each in found.items() if {"H1", "H2"} <= set(each)]
+    weights = {each["parameters"] for each in made.values() if each["cell"]["size"] in sizes}
+    assert [f"{n / 1e6:.2f} M" for n in sorted(weights)] == re.findall(r"[\d.]+ M", STUDY)
+    assert "better" not in [found[size][name].verdict for size in sizes for name in ("H1", "H2")]
 
 
 # Order

@@ -272,7 +272,8 @@ def _extremes(modules: Sequence[Module], heat: Heatmap | None) -> list[Module]:
 
 
 def _plan(report: SpectralReport, plan: DecayPlan, links: Mapping[str, str], words: Callable[[str], str]) -> Plan:
-    sentences = [*plan_sentences.findings(plan), *plan_sentences.limits(plan)] if plan.entries else []
+    beside = [f"{subject}: {fact}." for subject, fact in plan_sentences.instead(plan)]
+    sentences = [*beside, *plan_sentences.findings(plan), *plan_sentences.limits(plan)] if plan.entries else []
     if plan.base_weight_decay is None:
         sentences.append("No base decay is known: these are ratios alone.")
     if plan.verdict is not None:
