@@ -15,9 +15,11 @@ from specdiag.kinship.distances import Logs, match_heads
 from specdiag.kinship.fingerprint import Fingerprint, Place, place
 from specdiag.kinship.models import Model
 from specdiag.kinship.records import Thresholds
+from specdiag.kinship.rounding import explained
 from specdiag.kinship.signs import ranges, weights_of
 from specdiag.kinship.stated import different_settings
 from specdiag.kinship.turning import turn_between
+from specdiag.text.counts import percent
 
 _TOLD: Mapping[Part, str] = {
     "scores": "Queries and keys score otherwise at other distances, or by their biases",
@@ -79,6 +81,7 @@ def _of_layers(
     turn: Array | None,
 ) -> Iterator[str]:
     low: dict[str, dict[int | None, float]] = defaultdict(dict)
+    least = 1.0
     parts = [_parts(model) for model in models]
     for pair in places:
         spectra = [held.blocks[i] for held, i in zip(prints, pair, strict=True)]
@@ -93,11 +96,24 @@ def _of_layers(
             named |= {_TOLD[part]: value for part, value in mlp_agreement(*sides, device).items()}
             named |= _others(sides, models)
         for name, value in named.items():
+            least = min(least, value)
             if not value > limits.same_cosine:
                 low[name][spectra[1].layer] = value
     for name, by_layer in low.items():
         several = "s" if len(by_layer) > 1 else ""
         yield f"{name} (layer{several} {ranges(by_layer)}): cosine {min(by_layer.values()):.3f}."
+    if not low:
+        yield from _small_change(models, least, limits)
+
+
+def _small_change(models: tuple[Model, Model], least: float, limits: Thresholds) -> Iterator[str]:
+    """Tell of a difference that rounding to 8 bits could make, where nothing was rounded so."""
+    change, (allowed, kind) = (2 * max(1 - least, 0.0)) ** 0.5, explained(models, limits)
+    if change > allowed:
+        yield (
+            f"The layers differ by up to {percent(change, 1)}, and rounding to {kind} explains {percent(allowed, 1)}: "
+            "a small fine-tune or edit."
+        )
 
 
 def _parts(model: Model) -> dict[Place, tuple[Block, Attention]]:

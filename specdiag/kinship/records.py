@@ -25,7 +25,9 @@ class Thresholds(Record, frozen=True, kw_only=True):
     same_worst: float = 0.02
     """Largest distance of a single spectrum that still passes as one function."""
     same_cosine: float = 0.999
-    """Least cosine of the products of a layer that still passes as one function."""
+    """Least cosine of the products of a layer that still passes as one function where one model has codes."""
+    same_change: float = 0.001
+    """Largest relative difference that passes in any floating-point type; in coarser ones their spacing at 1."""
     turned: float = 0.5
     """Cosine below which, in all layers, the residual stream of one function may have been turned."""
     derived: float = 0.1

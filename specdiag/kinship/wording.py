@@ -21,7 +21,7 @@ TITLES: dict[LineageVerdict, str] = {
     "not comparable": "Not comparable",
 }
 _MEANINGS: dict[LineageVerdict, str] = {
-    "same function": "the layers of {a} and {b} differ by no more than rounding to 8 bits does",
+    "same function": "the layers of {a} and {b} differ by no more than rounding does",
     "derived": "{a} comes from {b}, {b} from {a}, or both from a third model",
     "undecided": "{a} and {b} are closer than strangers or farther than kin",
     "no relation shown": "{a} and {b} differ as much as unequal layers do",

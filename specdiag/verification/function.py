@@ -26,7 +26,7 @@ def with_function(found: Verification, before: Checkpoint, after: Checkpoint) ->
         return found
     numbers = f"distance {relation.attention:.4f}; specdiag lineage says more"
     sentence = {
-        "same function": "The functions of the layers differ by no more than rounding to 8 bits changes them: the "
+        "same function": "The functions of the layers differ by no more than rounding changes them: the "
         f"copy is in another form, or was trained a little further ({numbers}).",
         "derived": f"The layers were not shown to compute the same, and the models are kin ({numbers}).",
     }.get(relation.verdict, f"The layers compute something else ({numbers}).")

@@ -33,7 +33,7 @@ def folders(tmp_path_factory):
 @pytest.mark.parametrize(
     ("other", "answer", "code"),
     [
-        ("base", "Same function: the layers of A and B differ by no more than rounding to 8 bits does.", 0),
+        ("base", "Same function: the layers of A and B differ by no more than rounding does.", 0),
         ("tuned", "Derived: A comes from B, B from A, or both from a third model.", 0),
         ("stranger", "No relation shown: A and B differ as much as unequal layers do.", 0),
         ("narrow", "Not comparable: A has width 48 and B 36.", 4),

@@ -12,7 +12,7 @@ import specdiag
     ("change", "verdict", "sentence"),
     [
         (changed, "same function", "the copy is in another form, or was trained a little"),
-        (lambda state: tuned(state, 1e-4), "same function", "differ by no more than rounding to 8 bits"),
+        (lambda state: tuned(state, 1e-4), "same function", "differ by no more than rounding changes them"),
         (lambda state: tuned(state, 0.03), "derived", "the models are kin"),
         (lambda _: llama(1), "no relation shown", "The layers compute something else (distance"),
     ],
