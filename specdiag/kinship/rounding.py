@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from specdiag.function.arrays import on_host
+from specdiag.function.arrays import Array, on_host
 from specdiag.function.stored import Weight
 from specdiag.kinship.models import Model
 from specdiag.kinship.records import Thresholds
@@ -45,15 +45,24 @@ def _sample(model: Model) -> list[Weight]:
 
 
 def _kind(weight: Weight) -> FloatType | None:
-    """Give the type of the values; None for codes, decoded ones too."""
+    """Give the coarsest type that holds the values, which may be stored in a finer one; None for codes."""
     kind = FLOAT_TYPES[weight.matrix.tensor.values_dtype]
-    is_coarse = weight.matrix.dequantized or kind.eps > FLOAT_TYPES["BF16"].eps
-    return None if is_coarse or _has_codes(weight) else kind
+    if weight.matrix.dequantized or kind.eps > FLOAT_TYPES["BF16"].eps:
+        return None
+    values = on_host(weight.read().weight)
+    if _has_codes(values):
+        return None
+    types = (FLOAT_TYPES[name] for name in ("BF16", "F16") if FLOAT_TYPES[name].eps > kind.eps)
+    return next((coarser for coarser in types if _holds(coarser, values)), kind)
 
 
-def _has_codes(weight: Weight) -> bool:
+def _holds(kind: FloatType, values: Array) -> bool:
+    return np.array_equal(kind.widen(kind.narrow(values), np.dtype(np.float64)), values)
+
+
+def _has_codes(values: Array) -> bool:
     """Tell whether so many values of a row are the same that they were decoded from few codes. Zeros do not count."""
-    values = np.abs(on_host(weight.read().weight))
+    values = np.abs(values)
     run = min(_RUN, values.shape[1])
     runs = values[:, : values.shape[1] // run * run].reshape(-1, run)
     ordered = np.sort(runs, axis=1)

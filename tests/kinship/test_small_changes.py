@@ -60,7 +60,8 @@ def test_codes_that_were_decoded(base, kind):
 @pytest.mark.parametrize(("size", "verdict"), [(0.0, "same function"), (0.005, "derived")])
 def test_the_coarser_type_decides(base, size, verdict):
     after = {name: value.bfloat16() for name, value in matrices(base, low_rank(size)).items()}
-    for sides in ((base, after), (after, base)):
+    wide = {name: value.float() for name, value in after.items()}  # the values decide, not the type that holds them
+    for sides in ((base, after), (after, base), (base, wide)):
         found = related(*sides)
         assert found.verdict == verdict
         assert any("rounding to BF16 explains 0.8 %" in sign for sign in found.signs) == (verdict == "derived")
