@@ -9,8 +9,8 @@ from specdiag.decay.plan import DecayPlan
 from specdiag.text.counts import percent
 
 STUDY = (
-    "Our own study, of LLaMAs with 0.35 M weights, found no such plan better than the best uniform decay "
-    "(docs/study.md)."
+    "Our own study, of LLaMAs with 0.35 M weights, found no such plan better than the best uniform decay, or than its "
+    "reverse (docs/study.md)."
 )
 _SAME_TOTAL = 0.02
 """Change of the total decay that is not told."""
