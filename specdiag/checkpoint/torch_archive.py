@@ -16,7 +16,8 @@ from typing import BinaryIO, cast
 import torch
 
 from specdiag.checkpoint.file_map import FileMap
-from specdiag.checkpoint.inert import CrowdedError, ForeignClass, InertUnpickler
+from specdiag.checkpoint.inert import ForeignClass
+from specdiag.checkpoint.inert_unpickler import CrowdedError, InertUnpickler
 from specdiag.checkpoint.no_tensors import refuse_arrays
 from specdiag.checkpoint.torch_rebuild import StorageKind, StoredBytes, itemsize, known_names, makers
 from specdiag.checkpoint.zip_members import Archive, MappedFile

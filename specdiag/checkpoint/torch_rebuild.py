@@ -14,7 +14,9 @@ import torch
 
 from specdiag.checkpoint.dtensors import NAMES as DTENSORS
 from specdiag.checkpoint.dtensors import local_values
-from specdiag.checkpoint.inert import ForeignClass, Inert, Maker, checked_key
+from specdiag.checkpoint.inert import ForeignClass, Inert
+from specdiag.checkpoint.inert_unpickler import Maker
+from specdiag.checkpoint.pickle_keys import checked_key
 from specdiag.checkpoint.sharded_tensors import NAMES as SHARDED
 from specdiag.checkpoint.sharded_tensors import local_shards
 from specdiag.checkpoint.torch_tensors import Unread

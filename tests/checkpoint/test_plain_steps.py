@@ -11,7 +11,9 @@ from collections import OrderedDict
 import pytest
 import torch
 
-from specdiag.checkpoint import inert
+from specdiag.checkpoint import inert_unpickler
+from specdiag.checkpoint.inert import Inert
+from specdiag.checkpoint.inert_unpickler import InertUnpickler
 from specdiag.checkpoint.pickle_window import Window
 from specdiag.checkpoint.torch_rebuild import known_names, makers
 
@@ -20,9 +22,7 @@ STEPS = b"hjqrKMJX(t\x85\x86\x87RQ)\x89\x88N.}]usae0210\x00\x01\x02"
 
 def answer(data: bytes) -> object:
     """Describe the content of a pickle, or its failure."""
-    unpickler = inert.InertUnpickler(
-        io.BytesIO(data), known_names(), makers(), lambda storage: ("outside", storage), 5000
-    )
+    unpickler = InertUnpickler(io.BytesIO(data), known_names(), makers(), lambda storage: ("outside", storage), 5000)
     try:
         content = unpickler.load()
     except IndexError as error:
@@ -33,9 +33,9 @@ def answer(data: bytes) -> object:
 
 
 def shown(value: object, depth: int = 0) -> object:
-    if depth > 20 or not isinstance(value, (inert.Inert, dict, list, tuple)):
+    if depth > 20 or not isinstance(value, (Inert, dict, list, tuple)):
         return repr(value)[:200] if depth <= 20 else "deep"
-    if isinstance(value, inert.Inert):
+    if isinstance(value, Inert):
         return [value.made_by.name] + [shown(held, depth + 1) for held in (value.args, value.state, value.items)]
     held = list(value.items()) if isinstance(value, dict) else list(value)
     return type(value).__name__, [shown(inner, depth + 1) for inner in held[:200]]
@@ -75,7 +75,7 @@ def test_the_loop_does_what_single_steps_do(monkeypatch: pytest.MonkeyPatch, see
     cases = [*sources, *(damaged(draw.choice(sources), draw) for _ in range(400))]
     together = [answer(data) for data in cases]
     assert sum(isinstance(one, tuple) and isinstance(one[0], tuple) for one in together) > 20
-    monkeypatch.setattr(inert, "run_plain_steps", lambda *_: None)
+    monkeypatch.setattr(inert_unpickler, "run_plain_steps", lambda *_: None)
     assert [answer(data) for data in cases] == together
 
 

@@ -27,7 +27,8 @@ from specdiag.checkpoint.distributed.fields import (
     sizes_of,
     whole,
 )  # fmt: skip
-from specdiag.checkpoint.inert import CrowdedError, Inert, InertUnpickler
+from specdiag.checkpoint.inert import Inert
+from specdiag.checkpoint.inert_unpickler import CrowdedError, InertUnpickler
 from specdiag.checkpoint.long_names import LONGEST, brief
 from specdiag.checkpoint.torch_rebuild import known_names, makers
 from specdiag.errors import SourceError

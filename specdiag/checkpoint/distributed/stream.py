@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple, NoReturn, cast
 
 import torch
 
-from specdiag.checkpoint.inert import InertUnpickler, Maker
+from specdiag.checkpoint.inert_unpickler import InertUnpickler, Maker
 from specdiag.checkpoint.torch_archive import read_storage_id
 from specdiag.checkpoint.torch_rebuild import known_names, makers
 from specdiag.checkpoint.zip_members import extent, read_member

@@ -21,7 +21,7 @@ from numpy.lib.stride_tricks import as_strided
 from specdiag.checkpoint.checksums import Checksums
 from specdiag.checkpoint.distributed.sharding_info import saved_offsets
 from specdiag.checkpoint.distributed.stream import locate_tensor
-from specdiag.checkpoint.inert import CrowdedError
+from specdiag.checkpoint.inert_unpickler import CrowdedError
 from specdiag.checkpoint.long_names import brief
 from specdiag.checkpoint.plain_values import NUMPY_TYPES, read_bytes, read_range
 from specdiag.checkpoint.safetensors_header import FIRST_READ, Header, read_header
