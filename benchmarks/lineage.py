@@ -106,9 +106,9 @@ def changed(model: Model, *, few: bool = False) -> Iterator[tuple[str, str, Call
     yield "pruned 30 %", KIN, changes.pruned(0.3)
     yield "pruned 70 %", KIN, changes.pruned(0.7)
     yield "pruned 50 %, other form", KIN, lambda s: changes.other_form(model.shape, 6)(changes.pruned(0.5)(s))
-    for size in (0.05, 0.2, 0.5, 1.0):
+    for size in (0.01, 0.05, 0.2, 0.5, 1.0):
         yield f"noise {size:.0%}", KIN, changes.noise(size, 7)
-    for size in (0.05, 0.2, 0.5):
+    for size in (0.01, 0.05, 0.2, 0.5):
         yield f"low rank {size:.0%}", KIN, changes.low_rank(size, 8, 8)
 
 
