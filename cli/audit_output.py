@@ -207,11 +207,12 @@ def _rows(grouped: Sequence[tuple[Finding, ...]], *, all_rows: bool) -> Iterator
         if finding.module is not None:
             of_module[finding.severity, finding.module].append(finding)
     told: set[int] = set()
+    folded: set[tuple[str, str | None]] = set()
     for group in grouped:
         if id(group) in summed:
             yield f"{len(group)} findings (--all)", group[0].severity, group[0].check, wording.summary(group)
             continue
-        left = [f for f in group if id(f) not in told]
+        left = [f for f in group if id(f) not in told and (f.severity, f.module) not in folded]
         shown = left if all_rows or len(left) <= wording.FEW + 1 else left[: wording.FEW]
         for first in shown:
             module = first.module
@@ -220,8 +221,16 @@ def _rows(grouped: Sequence[tuple[Finding, ...]], *, all_rows: bool) -> Iterator
             for name, finding in zip(names, together, strict=True):
                 told.add(id(finding))
                 yield name, finding.severity, finding.check, _value(finding)
-        if n_more := sum(id(f) not in told for f in group):
-            yield f"and {n_more} more (--all)", group[0].severity, group[0].check, ""
+        if more := [f for f in group if id(f) not in told]:
+            folded |= {(f.severity, f.module) for f in more}
+            yield f"and {len(more)} more (--all)", group[0].severity, group[0].check, _folded(more)
+
+
+def _folded(more: Sequence[Finding]) -> str:
+    """Name the modules that are not listed."""
+    from specdiag.text.names import listed
+
+    return listed((finding.module or "the checkpoint" for finding in more), 3)
 
 
 def _value(finding: Finding) -> str:

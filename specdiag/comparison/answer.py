@@ -11,6 +11,7 @@ from specdiag.comparison.records import Comparison, ModuleChange
 from specdiag.comparison.replaced import all_replaced, is_rounding, replaced, replacements, scaled, storage
 from specdiag.text.counts import counted, percent
 from specdiag.text.names import listed
+from specdiag.text.places import places
 
 _RANK = 8
 _LOW_RANK = 0.999
@@ -110,6 +111,8 @@ def _how_far(comparison: Comparison, *, is_rest: bool) -> str:
     n_replaced = sum(not _faults(m) for m in replaced(comparison))
     if n_replaced == len(comparison.modules) > 1:
         return all_replaced(comparison)
+    if is_rounding(m for m in whole if m.unchanged is False):
+        moved += ", none by more than the storage type rounds"
     if n_replaced:
         moved += ": replaced, not tuned" if n_replaced == changed else f", {n_replaced} of them replaced, not tuned"
     if comparison.relative_change is not None:
@@ -156,8 +159,9 @@ def facts(comparison: Comparison) -> Iterator[tuple[str, str]]:
             "Status",
             f"another one after in {len(statuses)} of {len(comparison.modules)}, such as {_status(statuses[0])}",
         )
-    if equal := sum(m.unchanged is True for m in comparison.modules):
-        yield "Unchanged", counted(equal, "matrix", "matrices")
+    if equal := {m.name for m in comparison.modules if m.unchanged is True}:
+        where = _where(equal, comparison)
+        yield "Unchanged", counted(len(equal), "matrix", "matrices") + (f": {where}" if where else "")
     apart = {"only before": comparison.only_before, "only after": comparison.only_after}
     n_apart = [f"{n} {side}" for side, left in apart.items() if (n := sum(u.role is not None for u in left))]
     if comparison.reshaped:
@@ -166,12 +170,19 @@ def facts(comparison: Comparison) -> Iterator[tuple[str, str]]:
         yield "Not compared", f"matrices: {', '.join(n_apart)}"
 
 
+def _where(names: set[str], comparison: Comparison) -> str:
+    one_stack = len({m.component for m in comparison.modules if m.layer is not None}) == 1
+    return places(names, [(m.name, m.layer, m.role) for m in comparison.modules]) if one_stack else ""
+
+
 def _most(moved: list[ModuleChange]) -> str:
     changes = {m.name: m.delta.relative_change or 0.0 for m in moved if m.delta is not None}
     middle = median(changes.values())
     ranked = sorted(changes, key=lambda name: changes[name], reverse=True)
     if len(changes) > 1 and _at_least_seen(changes[ranked[0]]) == _at_least_seen(0.0001):
         return f"none by 0.1 % or more; furthest {ranked[0]}"
+    if len(changes) > 1 and _at_least_seen(changes[ranked[0]]) == _at_least_seen(changes[ranked[-1]]):
+        return f"none: all by {_at_least_seen(middle)}"
     apart = [name for name in ranked if changes[name] > _APART * middle][:_NAMED] or ranked[:1]
     rest = [changes[name] for name in ranked if name not in apart]
     named = ", ".join(f"{name} ({_at_least_seen(changes[name])})" for name in apart)

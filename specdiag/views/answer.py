@@ -16,6 +16,7 @@ from specdiag.reference.ranges import ReferenceLike, ReferenceRanges, the_refere
 from specdiag.report import SpectralReport
 from specdiag.spectra.square import square_null, square_sd
 from specdiag.text.counts import abbreviated, counted
+from specdiag.text.places import places
 from specdiag.views import form_sentences, sentences
 
 _MOST = 5
@@ -41,6 +42,7 @@ class Point:
         finding: the number with what it should be, and why it matters.
         advice: what to do.
         severity: `fail`, `warn`, or `info` for what is no fault.
+        where: layers and roles that these matrices fill; empty where they fill none.
     """
 
     module: str | None
@@ -48,13 +50,15 @@ class Point:
     finding: str
     advice: str
     severity: str
+    where: str = ""
 
     @property
     def more(self) -> str:
-        """The further matrices after the first: one by its name, more by their number."""
+        """The further matrices after the first: one by its name, more by their number and place."""
         if len(self.others) == 1:
             return f" and {self.others[0]}"
-        return f" and {len(self.others)} more" if self.others else ""
+        where = f" (together {self.where})" if self.where else ""
+        return f" and {len(self.others)} more{where}" if self.others else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +94,7 @@ def answer(report: SpectralReport, reference: ReferenceLike = None) -> Answer:
     """
     reference = the_reference(reference)
     audited = audit(report, reference=reference)
-    faults = [point for group in wording.groups(audited) if (point := _of_audit(group)) is not None]
+    faults = [point for group in wording.groups(audited) if (point := _of_audit(group, report.records)) is not None]
     points = [*_other_config(report), *faults, *_outliers(report.records)]
     return Answer(
         title=_title(report),
@@ -134,6 +138,10 @@ def _verdict(report: SpectralReport, audited: AuditReport, points: Sequence[Poin
         return f"Its spectra do not show whether it was trained: {reason}. {stands_out}."
     if wording.is_selection(audited.coverage):
         return f"The {counted(len(report), 'selected matrix', 'selected matrices')} look trained. {stands_out}."
+    in_blocks = {r.key for r in report.records if r.family in ("attention", "mlp")}
+    n_random = len(in_blocks & {f.module for f in audited.findings if f.check == "random"})
+    if n_random > 1:
+        return f"Looks trained but for {n_random} of {len(in_blocks)} attention and MLP matrices. {stands_out}."
     return f"Looks like a trained model. {stands_out}."
 
 
@@ -141,7 +149,7 @@ def _are_updates(records: Iterable[ModuleRecord]) -> bool:
     return all(r.n_eigenvalues < min(r.rows, r.cols) * r.n_slices for r in records)
 
 
-def _of_audit(group: Sequence[Finding]) -> Point | None:
+def _of_audit(group: Sequence[Finding], records: Sequence[ModuleRecord]) -> Point | None:
     """Make one point of all findings of a check, the worst of them named."""
     first = group[0]
     if first.severity == "info" or first.check in _WHOLE:
@@ -151,7 +159,10 @@ def _of_audit(group: Sequence[Finding]) -> Point | None:
     value = wording.value(first) + (" in the first" if differ else "")
     finding = f"{value}{limit}. {wording.capitalised(first.why)}"
     others = tuple(finding.module or "the checkpoint" for finding in group[1:])
-    return Point(first.module, others, finding, first.advice, first.severity)
+    one_stack = len({r.component for r in records if r.layer is not None}) == 1
+    model = [(r.key, r.layer, r.role) for r in records] if one_stack else []
+    where = places({finding.module for finding in group if finding.module is not None}, model)
+    return Point(first.module, others, finding, first.advice, first.severity, where)
 
 
 def _outliers(records: Sequence[ModuleRecord]) -> Iterator[Point]:

@@ -81,3 +81,20 @@ def test_many_changes_are_one_line(tmp_path):
     assert f"{len(changed)} findings (--all)" in shown
     assert shown.count("baseline_changed") == 2
     assert full.count("baseline_changed") == len(changed) + 1
+
+
+def test_a_module_is_folded_with_all_of_its_findings(tmp_path):
+    """What is counted under one check is not listed under the next, and a fold names some of its modules."""
+    old = llama(1, layers=4)
+    rng = np.random.default_rng(2)
+    new = {k: 9 * rng.standard_normal(w.shape).astype(w.dtype) if w.ndim == 2 else w for k, w in old.items()}
+    before, after = save(tmp_path / "a", old), save(tmp_path / "b", new)
+    for width in (80, 160):
+        shown = invoke("audit", after, "--baseline", before, width=width).stdout
+        assert " more (--all)" in shown
+        assert "value \n" not in shown
+    audit = specdiag.audit(after, baseline=before, device="cpu")
+    warned = {f.module for f in audit.findings if f.severity == "warn"}
+    listed = [line.split()[0] for line in shown.splitlines() if line.split()[1:2] == ["warn"]]
+    n_more = max(int(line.split()[1]) for line in shown.splitlines() if " more (--all)" in line and " warn " in line)
+    assert len(listed) + n_more <= len(warned)

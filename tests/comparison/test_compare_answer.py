@@ -68,6 +68,23 @@ def test_one_matrix_that_was_replaced_is_named():
     assert more["Changed most"].endswith("; the others 10.0 %")
 
 
+def test_frozen_layers_and_roles_are_named():
+    tuned = moved(0.1)
+    layers = {name: tuned[name] if ".2." in name or ".3." in name else w for name, w in model().items()}
+    assert answered(model(), layers)[1]["Unchanged"] == "8 matrices: all of layers 0 and 1"
+    roles = {name: tuned[name] if ".q_" in name or ".v_" in name else w for name, w in model().items()}
+    assert answered(model(), roles)[1]["Unchanged"] == "8 matrices: every k and o"
+
+
+def test_equal_changes_have_no_largest_one():
+    assert answered(model(), moved(0.1))[1]["Changed most"] == "none: all by 10.0 %"
+
+
+def test_a_conversion_is_told_in_the_first_line():
+    first, _ = answered(model(), {name: w.bfloat16() for name, w in model().items()})
+    assert first.startswith("16 of 16 matrices changed, none by more than the storage type rounds.")
+
+
 def test_what_has_no_counterpart():
     name = "model.layers.0.self_attn.q_proj.weight"
     _, more = answered(model(), {name: model()[name], "model.layers.0.mlp.up_proj.weight": torch.randn(96, 96)})
@@ -126,7 +143,8 @@ def test_equal_matrices_are_not_among_those_that_changed(tmp_path):
         write_checkpoint(tmp_path / name, {key: value.numpy() for key, value in state.items()})
     done = execute("compare", "a", "b", "--top", "5", cwd=tmp_path, env={"COLUMNS": "160"})
     assert "The 1 of 16 matrices that changed (--all: every one)" in done.stdout
-    assert done.stdout.count("_proj.weight") == 2
+    assert f"15 matrices: all but {NAME}" in done.stdout
+    assert done.stdout.count("_proj.weight") == 3
     equal = execute("compare", "a", "a", "--top", "5", cwd=tmp_path, env={"COLUMNS": "160"})
     assert "_proj.weight" not in equal.stdout
 

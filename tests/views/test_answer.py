@@ -50,6 +50,18 @@ def test_one_layer_unlike_all_others_stands_out(trained, power, how):
     assert point.finding.startswith(f"{how}-tailed than every other o: square_alpha ")
 
 
+def test_layers_that_look_random_are_named_by_number(trained):
+    rng = np.random.default_rng(6)
+    state = {
+        name: torch.from_numpy(rng.standard_normal(tuple(w.shape))).float() if f".{layer}." in name else w
+        for name, w in trained.items()
+        for layer in [2 if ".2." in name else 4]
+    }
+    found = answered(state)
+    assert found.verdict == "Looks trained but for 8 of 48 attention and MLP matrices. 2 things stand out."
+    assert found.points[0].more == " and 7 more (together all of layers 2 and 4)"
+
+
 def test_noise_looks_untrained(trained):
     rng = np.random.default_rng(5)
     found = answered(

@@ -7,6 +7,7 @@ import pytest
 import torch
 from drawn_models import llama
 from html_pages import Read
+from safetensors.torch import load_file
 
 import specdiag
 from specdiag.views.figures.palette import contrast
@@ -54,6 +55,24 @@ def test_cells_with_a_finding_are_framed(minilm):
     framed = [attrs for attrs in read.of("a") if "found" in attrs.get("class", "")]
     assert [attrs["title"].split(":")[0] for attrs in framed if "chip" not in attrs["class"]] == ["o, layer 5"]
     assert len(framed) == 2  # and the pooler, outside of the layers
+
+
+def test_every_matrix_of_a_finding_is_framed(minilm, tmp_path):
+    state = load_file(minilm / "model.safetensors")
+    again = {n: torch.randn(w.shape) if ".layer.2." in n and w.ndim == 2 else w for n, w in state.items()}
+    read = Read(specdiag.html_report(specdiag.analyze(again)))
+    framed = [attrs["title"].split(":")[0] for attrs in read.of("a") if attrs.get("class") == "found"]
+    assert [f"{role}, layer 2" in framed for role in ("q", "k", "v", "o", "up", "down")] == [True] * 6
+
+
+def test_print_shows_folded_findings(report):
+    page = specdiag.html_report(report, audit=specdiag.audit(report))
+    assert "details:not(.small)::details-content { content-visibility: visible; }" in page.partition("@media print")[2]
+
+
+def test_a_phone_shows_the_stable_ranks_of_heads(report):
+    read = Read(specdiag.html_report(report))
+    assert any(attrs.get("class") == "n" and "spectral norm" in attrs.get("title", "") for attrs in read.of("th"))
 
 
 def test_the_plan_answers_first_and_lists_of_checks_are_folded(report):

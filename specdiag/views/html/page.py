@@ -172,7 +172,7 @@ def render_page(
         selection=provenance.selection(report.settings),
         coverage=sentences.coverage(report.summary),
         answer=answered,
-        found={point.module for point in answered.points},
+        found={name for point in answered.points for name in (point.module, *point.others)},
         verdict=_verdict(report),
         audit=audit,
         findings=[] if audit is None else _findings(audit, of_audit),

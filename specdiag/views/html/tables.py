@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 from specdiag.decay.plan import DecayPlan
@@ -49,8 +50,8 @@ class Table(NamedTuple):
 
 
 def role_table(roles: Sequence[RoleSummary]) -> Table:
-    """Make a row for each role, with its medians."""
-    return table(roles, role_columns())
+    """Make a row for each role, with its medians; a phone shows stable ranks, for heads have no exponent."""
+    return table(roles, [replace(c, drop=0) if c.head == "stable rank" else c for c in role_columns()])
 
 
 def contrast_table(contrasts: Sequence[Contrast]) -> Table:
@@ -70,7 +71,8 @@ def record_table(records: Sequence[ModuleRecord], links: Mapping[str, str]) -> T
         records: rows of the report.
         links: the panel that each name leads to, by key.
     """
-    return table(records, record_columns(), lambda r: links[r.key])
+    columns = [replace(c, drop=1) if c.head == "role" else c for c in record_columns()]  # a phone has the name alone
+    return table(records, columns, lambda r: links[r.key])
 
 
 def plan_table(plan: DecayPlan, links: Mapping[str, str]) -> Table:

@@ -1,0 +1,72 @@
+"""The places of many matrices in a model, in a few words.
+
+>>> model = [(f"h.{layer}.{role}", layer, role) for layer in range(3) for role in ("q", "k")] + [("head", None, "head")]
+>>> places([name for name, layer, _ in model if layer != 1], model)
+'all of layers 0 and 2, head'
+>>> places(["h.0.q", "h.1.q", "h.2.q"], model)
+'every q'
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import TypeVar
+
+from specdiag.text.printable import printable
+
+_NAMED = 3
+T = TypeVar("T")
+Place = tuple[str, int | None, str]
+"""Name, layer (None outside of the layers) and role of a matrix."""
+
+
+def places(chosen: Collection[str], model: Sequence[Place]) -> str:
+    """Name the layers and the roles that some matrices fill.
+
+    Args:
+        chosen: names of the matrices.
+        model: every matrix, of one stack of layers.
+
+    Returns:
+        Empty where they fill no layer and no role, leave too many to name, or are the whole model.
+    """
+    others = [name for name, _, _ in model if name not in chosen]
+    if len(others) <= min(_NAMED, len(model) // 4):
+        return f"all but {', '.join(map(printable, others))}" if others else ""
+    left = [place for place in model if place[0] in chosen]
+    layers = _filled(left, [place for place in model if place[1] is not None], lambda place: place[1])
+    left = [place for place in left if place[1] not in layers]
+    roles = _filled(left, [place for place in model if place[1] is not None], lambda place: place[2])
+    left = [place for place in left if place[1] is None or place[2] not in roles]
+    if not (layers or roles):
+        return ""
+    parts = [f"all of layer{'s' if len(layers) > 1 else ''} {_joined(_runs(layers))}"] if layers else []
+    parts += [f"every {_joined(roles)}"] if roles else []
+    outside = [place for place in model if place[1] is None]
+    if left and left == outside and len(left) > 1:
+        return ", ".join([*parts, "all outside of the layers"])
+    if len(left) > _NAMED:
+        return ""
+    return ", ".join([*parts, *(printable(name) for name, _, _ in left)])
+
+
+def _filled(chosen: Sequence[Place], model: Sequence[Place], key: Callable[[Place], T]) -> list[T]:
+    """Find the keys of more than one matrix all of whose matrices are chosen."""
+    names = {name for name, _, _ in chosen}
+    lacking = {key(place) for place in model if place[0] not in names}
+    keys = [key(place) for place in model]
+    return [k for k in dict.fromkeys(keys) if k not in lacking and keys.count(k) > 1]
+
+
+def _runs(layers: Iterable[int | None]) -> Iterator[str]:
+    """Write layers that follow one another as a range."""
+    ordered = sorted(layer for layer in layers if layer is not None)
+    for _, run in groupby(enumerate(ordered), lambda pair: pair[1] - pair[0]):
+        numbers = [layer for _, layer in run]
+        yield from (f"{numbers[0]} to {numbers[-1]}",) if len(numbers) > 2 else map(str, numbers)
+
+
+def _joined(words: Iterable[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
