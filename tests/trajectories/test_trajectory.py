@@ -370,6 +370,8 @@ def test_figures_show_the_medians(run):
     values = [v for _, v in found.series("frobenius_norm", "q")]
     assert list(figure.axes[0].lines[0].get_ydata()) == [v / values[0] for v in values]
     assert list(figure.axes[2].lines[1].get_ydata()) == [v for _, v in found.series("stable_rank", "up")]
+    assert "norms changed by " in figure.get_suptitle()
+    assert figure.get_suptitle().endswith(" steps")
     with pytest.raises(UsageError, match="has no role gate"):
         specdiag.plot.norms(found, roles="gate")
     with pytest.raises(UsageError, match="unknown metric='loss'"):

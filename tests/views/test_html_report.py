@@ -80,7 +80,7 @@ def test_all_parts_are_there_findings_first(minilm_page, minilm_report):
     read = Read(minilm_page)
     sections = [attrs["id"] for attrs in read.of("section")]
     assert sections == [
-        "findings", "heatmap", "roles", "audit", "extremes", "plan", "matrices", "methods", "provenance",
+        "findings", "heatmap", "facts", "roles", "audit", "extremes", "plan", "matrices", "methods", "provenance",
     ]  # fmt: skip
     assert len([a for a in read.of("article") if a["class"] == "module"]) == len(minilm_report)
     ids = [attrs["id"] for _, attrs in read.elements if "id" in attrs]

@@ -65,6 +65,13 @@ def test_every_matrix_of_a_finding_is_framed(minilm, tmp_path):
     assert [f"{role}, layer 2" in framed for role in ("q", "k", "v", "o", "up", "down")] == [True] * 6
 
 
+def test_scree_names_matrices_outside_of_the_layers(minilm):
+    panels = {axes.get_title(): axes for axes in specdiag.plot.scree(specdiag.analyze(minilm)).axes}
+    assert "other: pooler.dense" in panels
+    names = {text.get_text() for text in panels["embed"].texts}
+    assert names == {"token_type_embeddings", "word_embeddings", "position_embeddings"}
+
+
 def test_print_shows_folded_findings(report):
     page = specdiag.html_report(report, audit=specdiag.audit(report))
     assert "details:not(.small)::details-content { content-visibility: visible; }" in page.partition("@media print")[2]

@@ -64,7 +64,7 @@ def norms(run: Trajectory | NormLog, *, roles: str | Sequence[str] = ()) -> Repo
     if between:
         n = len(trajectory.steps)
         caption = caption.replace(f": {n} checkpoints,", f": {n} steps, one in {between},", 1)
-    title = f"{run_name(trajectory.run)}: norms and ranks over the steps"
+    title = f"{run_name(trajectory.run)}: {_how_far(trajectory, chosen) or 'norms and ranks over the steps'}"
     figure = new_figure(4.0 * len(panels) + 0.4, 4.4, title, caption)
     drawn = figure.subplots(1, len(panels))
     for axes, (metric, title, relative) in zip(drawn, panels, strict=True):
@@ -79,6 +79,19 @@ def norms(run: Trajectory | NormLog, *, roles: str | Sequence[str] = ()) -> Repo
         drawn[-1].axhline(0, color=palette().null, linewidth=0.8, zorder=0)
     name_lines(figure, drawn)
     return figure
+
+
+def _how_far(trajectory: Trajectory, roles: Roles) -> str:
+    """Say by how much the Frobenius norms changed, of the role that fell or grew least to the one that grew most."""
+    series = {role: trajectory.series("frobenius_norm", role, family=family) for family, role in roles}
+    changes = sorted((s[-1][1] / s[0][1] - 1, role) for role, s in series.items() if len(s) > 1 and s[0][1] > 0)
+    if not changes:
+        return ""
+    n = trajectory.steps[-1].step - trajectory.steps[0].step
+    if max(abs(change) for change, _ in changes) < 0.005:
+        return f"norms changed by less than 0.5 % over {n:,} steps"
+    ends = [f"{100 * change:+.0f} % ({role})" for change, role in (changes[0], changes[-1])]
+    return f"norms changed by {' to '.join(dict.fromkeys(ends))} over {n:,} steps"
 
 
 def _of_role(trajectory: Trajectory, expected: Sequence[Expected], family: str, role: str) -> list[Expected]:

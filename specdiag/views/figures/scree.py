@@ -19,12 +19,16 @@ from specdiag.views.cells import role_label
 from specdiag.views.figures.axes import hide_inner, layer_ticks, log_axis, panels
 from specdiag.views.figures.palette import palette
 from specdiag.views.figures.selection import choose, few_of_each, in_role_order
-from specdiag.views.figures.style import ReportFigure, new_figure, report_caption, styled
+from specdiag.views.figures.style import ReportFigure, new_figure, plain, report_caption, styled
 
 _POINTS = 120
 """Number of points of a curve. More would not be seen, and 560 curves would make a large file."""
 _FLOOR = 1e-4
 """Singular values below this share of the largest are not shown, nor most of the drop over the last twentieth."""
+
+
+_NAME = 22
+"""Characters that a panel has room for."""
 
 
 @styled
@@ -68,8 +72,11 @@ def scree(
         for r, s in zip(group, curves[role], strict=True):
             colour = palette().ink if r.layer is None else palette().layers(norm(r.layer))
             draw_curve(panel.axes, s, logarithmic=True, color=colour, label=r.key)
+        if group[0].family == "embedding" and group[0].layer is None and len(group) > 1:
+            _name(panel.axes, [(_short(r.key), s) for r, s in zip(group, curves[role], strict=True)], smallest, longest)
         _noise(panel.axes, group)
-        panel.axes.set_title(role)
+        alone = _short(group[0].key) if len(group) == 1 and group[0].layer is None else ""
+        panel.axes.set_title(f"{role}: {alone}" if alone and alone != role else role)
         log_axis(panel.axes.xaxis, 0.9, longest * 1.1, 4)
         log_axis(panel.axes.yaxis, smallest * 0.8, 1.2, 5)
         panel.axes.set_xlabel("rank" if panel.bottom else "")
@@ -81,6 +88,27 @@ def scree(
         bar.set_ticks(layer_ticks(numbers, 12))
         bar.ax.minorticks_off()
     return figure
+
+
+def _short(key: str) -> str:
+    """Give the last parts of a name that have room; empty where there is none."""
+    parts = plain(key).removesuffix(".weight").split(".")
+    return next((name for n in (2, 1) if len(name := ".".join(parts[-n:])) <= _NAME), "")
+
+
+def _name(axes: Axes, curves: Sequence[tuple[str, NDArray[np.float64]]], smallest: float, longest: int) -> None:
+    """Write names below the ends of curves, as far as these are seen, none over another."""
+    line = np.log(1 / smallest) / 10
+    ends = [(float(seen[-1]), len(seen), name) for name, s in curves if len(seen := s[s >= 2 * smallest])]
+    above = np.inf
+    for end, n, name in sorted(ends, reverse=True):
+        above = min(np.log(end), above - line)
+        to_right = n**2 < longest
+        text = axes.annotate(
+            name, (n, float(np.exp(above))), (3 if to_right else -3, -2), textcoords="offset points",
+            ha="left" if to_right else "right", va="top", fontsize=7,
+        )  # fmt: skip
+        text.set_in_layout(False)
 
 
 def by_role(report: SpectralReport, records: Sequence[ModuleRecord]) -> dict[str, list[ModuleRecord]]:
