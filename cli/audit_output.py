@@ -61,7 +61,7 @@ def show_next(audit: AuditReport, source: str, *, reopens: bool) -> None:
         commands[f"specdiag explain {audit.findings[0].check}"] = "the check, its limit and where that comes from"
     if audit.coverage.n_others is not None and audit.baseline is None and reopens:
         verify = f"specdiag verify ORIGINAL {shlex.quote(source)}"
-        commands[verify] = "against the model it was made from: transposed or exchanged tensors pass an audit"
+        commands[verify] = "find transposed or exchanged tensors, which an audit misses"
     answer_output.show_next(commands)
 
 

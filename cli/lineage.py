@@ -21,7 +21,7 @@ def lineage(
         list[str],
         typer.Argument(
             metavar="A B [C...]",
-            help="Two or more of: hub id (org/name, org/name@revision, URL), directory, weight file, run.",
+            help="Hub ids (org/name, org/name@revision, URL), directories, weight files or runs; two or more.",
         ),
     ],
     *,
@@ -40,10 +40,10 @@ def lineage(
 ) -> None:
     """Tell whether models compute the same, derive from one another, or show no relation.
 
-    It compares what blocks compute: names, folded norms, mixed heads and quantisation do not matter. With three models
-    or more it also finds mixes of two others, with their shares. The limits are provisional.
+    Compare what blocks compute: names, folded norms, mixed heads and quantisation do not matter. With three models
+    or more, find mixes of two others too, with their shares. The limits are provisional.
 
-    Exit codes: 0 an answer of any kind, 2 usage, 3 source, 4 no two of the models can be compared, 130 stopped by
+    Exit codes: 0 answered, 2 usage, 3 source, 4 no two of the models can be compared, 130 stopped by
     Ctrl-C, or 128 plus the number of another signal.
     """
     if len(sources) < 2:

@@ -64,8 +64,8 @@ def train(
         rich_help_panel=SOURCE)] = False,
     decay: Annotated[str | None, typer.Option(
         "--decay", rich_help_panel=_DECAY,
-        help="plan:FILE, alphadecay (follows the weights), alphalr (learning rates that do; untested), awd, adadecay, "
-        "module-adadecay, uniform or none.",
+        help="plan:FILE, alphadecay (follows the spectra), alphalr (learning rates that follow them; untested), awd, "
+        "adadecay, module-adadecay, uniform or none.",
         show_default="plan.json next to the checkpoint, else a new plan")] = None,
     s1: Annotated[float | None, typer.Option(
         "--s1", help="Ratio of the module with the heaviest tail.", rich_help_panel=_DECAY,

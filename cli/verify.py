@@ -57,9 +57,9 @@ def verify(
 ) -> None:
     """Verify that MODEL is BASE with ADAPTER merged, or the same model converted or quantised.
 
-    Compares every tensor, bit for bit where rounding can be replayed, and names each fault.
+    Compare every tensor, bit for bit where rounding can be replayed, and name each fault.
 
-    Exit codes: 0 verified, 1 not verified or cannot be told, 2 usage, 3 source, 130 stopped by Ctrl-C, or
+    Exit codes: 0 verified, 1 not verified or undecided, 2 usage, 3 source, 130 stopped by Ctrl-C, or
     128 plus the number of another signal.
     """
     if len(sources) not in (2, 3):

@@ -42,7 +42,7 @@ def watch(
     interval: Annotated[
         float,
         typer.Option(
-            "--interval", min=0.1, help="Seconds between two looks into the folder.", rich_help_panel=options.EXECUTION
+            "--interval", min=0.1, help="Seconds between checks of the folder.", rich_help_panel=options.EXECUTION
         ),
     ] = 10.0,
     to: Annotated[

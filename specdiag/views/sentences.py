@@ -124,7 +124,7 @@ def _shape_free_answer(square: Contrast, rho: Contrast | None) -> str:
     if not any(clear):
         return f"no clear difference over {square.n_layers} layers"
     if all(clear) and (square.difference > 0) == (rho.difference > 0):
-        return f"{_heavier(square)} is heavier-tailed, by both ways of doing it (layers taken as independent)"
+        return f"{_heavier(square)} is heavier-tailed by square_alpha and by rho (layers taken as independent)"
     by = [
         f"{_heavier(c)} is heavier-tailed" if is_clear else "there is no clear difference"
         for c, is_clear in zip((square, rho), clear, strict=True)

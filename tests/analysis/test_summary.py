@@ -99,7 +99,7 @@ def test_a_real_difference_survives_the_shape_free_view():
     assert found["square_alpha", "q,k"].p_holm < 0.01
     assert found["square_alpha", "v,o"].p > 0.05
     assert found["square_alpha", "q,k"].difference == pytest.approx(0.3, abs=0.02)
-    assert "attention is heavier-tailed, by both ways of doing it" in told(rows)
+    assert "attention is heavier-tailed by square_alpha and by rho" in told(rows)
     opposite = [replace(r, rho=r.rho + 0.4 * (r.role in ("q", "k"))) for r in rows]
     unclear = [replace(r, rho=1.0 + 0.01 * (-1) ** r.layer * (r.family == "mlp")) for r in rows]
     for others in (opposite, unclear):

@@ -47,7 +47,7 @@ def test_a_purpose_that_does_not_fit_stands_below_its_command(tmp_path):
         lines = invoke("audit", folder, "--no-reference-model", width=width).stderr.splitlines()
         shown[width] = lines[next(i for i, line in enumerate(lines) if line.startswith("next: specdiag verify")) :]
     assert shown[80][0] == f"next: specdiag verify ORIGINAL {folder}"
-    assert shown[80][1].startswith("      against the model it was made from")
+    assert shown[80][1].startswith("      find transposed or exchanged tensors")
     assert all(len(line) <= 80 for line in shown[80][1:])
     for width in (400, None):  # None: not a terminal
-        assert "  against the model it was made from" in shown[width][0]
+        assert "  find transposed or exchanged tensors" in shown[width][0]
