@@ -35,7 +35,7 @@ def show(answer: Answer, console: Console) -> None:
     for point in answer.points:
         mark, style, _ = _MARKS[point.severity]
         where = legible((point.module or "the checkpoint") + point.more)
-        console.print(Text.assemble((mark, style), f"  {where}"), soft_wrap=True)
+        _print(Text.assemble((mark, style), f"  {where}"), console, 3)
         _print(f"   {point.finding}; {point.advice}", console, 3)
     if answer.n_more:
         console.print(f"and {answer.n_more} more, which specdiag audit lists")
@@ -60,9 +60,10 @@ def show_facts(facts: Sequence[tuple[str, str]], console: Console) -> None:
     console.print()
 
 
-def _print(text: str, console: Console, indent: int = 0) -> None:
+def _print(text: str | Text, console: Console, indent: int = 0) -> None:
     """Wrap at words, with further lines indented. Nothing is padded, for the reader may be a file."""
-    for line in wrapped(Text(legible(text)), console.width, indent).split("\n"):
+    text = Text(legible(text)) if isinstance(text, str) else text
+    for line in wrapped(text, console.width, indent).split("\n"):
         console.print(line, soft_wrap=True)
 
 
