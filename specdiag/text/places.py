@@ -9,7 +9,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import TypeVar
 
@@ -21,7 +22,7 @@ Place = tuple[str, int | None, str]
 """Name, layer (None outside of the layers) and role of a matrix."""
 
 
-def places(chosen: Collection[str], model: Sequence[Place]) -> str:
+def places(chosen: Iterable[str], model: Sequence[Place]) -> str:
     """Name the layers and the roles that some matrices fill.
 
     Args:
@@ -31,12 +32,14 @@ def places(chosen: Collection[str], model: Sequence[Place]) -> str:
     Returns:
         Empty where they fill no layer and no role, leave too many to name, or are the whole model.
     """
+    chosen = set(chosen)
     others = [name for name, _, _ in model if name not in chosen]
     if len(others) <= min(_NAMED, len(model) // 4):
         return f"all but {', '.join(map(printable, others))}" if others else ""
     left = [place for place in model if place[0] in chosen]
     layers = _filled(left, [place for place in model if place[1] is not None], lambda place: place[1])
-    left = [place for place in left if place[1] not in layers]
+    whole = set(layers)
+    left = [place for place in left if place[1] not in whole]
     roles = _filled(left, [place for place in model if place[1] is not None], lambda place: place[2])
     left = [place for place in left if place[1] is None or place[2] not in roles]
     if not (layers or roles):
@@ -55,8 +58,8 @@ def _filled(chosen: Sequence[Place], model: Sequence[Place], key: Callable[[Plac
     """Find the keys of more than one matrix all of whose matrices are chosen."""
     names = {name for name, _, _ in chosen}
     lacking = {key(place) for place in model if place[0] not in names}
-    keys = [key(place) for place in model]
-    return [k for k in dict.fromkeys(keys) if k not in lacking and keys.count(k) > 1]
+    counts = Counter(key(place) for place in model)
+    return [k for k, n in counts.items() if n > 1 and k not in lacking]
 
 
 def _runs(layers: Iterable[int | None]) -> Iterator[str]:
