@@ -16,7 +16,8 @@ from typing import TypeVar
 
 from specdiag.text.printable import printable
 
-_NAMED = 3
+_NAMED, _RUNS = 3, 8
+"""Names, and ranges of layers, at most."""
 T = TypeVar("T")
 Place = tuple[str, int | None, str]
 """Name, layer (None outside of the layers) and role of a matrix."""
@@ -42,9 +43,10 @@ def places(chosen: Iterable[str], model: Sequence[Place]) -> str:
     left = [place for place in left if place[1] not in whole]
     roles = _filled(left, [place for place in model if place[1] is not None], lambda place: place[2])
     left = [place for place in left if place[1] is None or place[2] not in roles]
-    if not (layers or roles):
+    runs = list(_runs(layers))
+    if not (layers or roles) or len(runs) > _RUNS:
         return ""
-    parts = [f"all of layer{'s' if len(layers) > 1 else ''} {_joined(_runs(layers))}"] if layers else []
+    parts = [f"all of layer{'s' if len(layers) > 1 else ''} {_joined(runs)}"] if layers else []
     parts += [f"every {_joined(roles)}"] if roles else []
     outside = [place for place in model if place[1] is None]
     if left and left == outside and len(left) > 1:

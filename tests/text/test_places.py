@@ -41,3 +41,8 @@ def test_a_layer_of_one_matrix_is_named():
 def test_names_are_safe_to_print():
     model = [("a\x1b[2J", None, "other"), ("h.0.q", 0, "q"), ("h.0.k", 0, "k"), ("h.1.q", 1, "q"), ("h.1.k", 1, "k")]
     assert "\x1b" not in places({"a\x1b[2J", "h.0.q", "h.0.k"}, model)
+
+
+def test_layers_that_are_too_many_to_name():
+    model = [(f"h.{layer}.{role}", layer, role) for layer in range(40) for role in ("q", "k")]
+    assert places([name for name, layer, _ in model if layer % 2], model) == ""
