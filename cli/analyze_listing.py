@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from specdiag.errors import UsageError
+from specdiag.text.counts import counted
 
 from . import options, output, tables
 
@@ -53,7 +54,8 @@ def listing(checkpoint: Checkpoint, choices: options.Arguments, target: Target) 
     total = sum(flops(m, settings) / 1e9 for m in selected) + sum(flops(m, settings) for m in forms) / 1e9
     console = output.console()
     most = len(selected) if target.all_rows else _MOST
-    for kind, title in ((stored, "matrices would be analysed"), (made, "of the function would be made of them")):
+    one = "matrix" if len(stored) == 1 else "matrices"
+    for kind, title in ((stored, f"{one} would be analysed"), (made, "of the function would be made of them")):
         if kind or kind is stored:
             more = f", the first {most} of them (--all: every one)" if len(kind) > most else ""
             rows = [_row(m, settings) for m in kind[:most]]
@@ -67,7 +69,10 @@ def listing(checkpoint: Checkpoint, choices: options.Arguments, target: Target) 
             f"Left out (--all lists them): {'; '.join(f'{n} {reason}' for reason, n in reasons)}", soft_wrap=True
         )
     if forms:
-        console.print(f"{len(forms)} matrices would be measured in balance too, for the shift by form", soft_wrap=True)
+        console.print(
+            f"{counted(len(forms), 'matrix', 'matrices')} would be measured in balance too, for the shift by form",
+            soft_wrap=True,
+        )
     megabytes = sum(m.stored_bytes for m in stored or made) / 2**20
     wanted = (sum(seconds(m, settings) for m in selected) + sum(seconds(m, settings) for m in forms)) / available_cpus()
     estimate = (

@@ -11,6 +11,7 @@ import typer
 
 from specdiag.errors import ComputationError, SpecdiagError
 from specdiag.system import interrupts
+from specdiag.text.counts import counted
 from specdiag.text.names import listed
 
 from . import answer_output, failures, function_tables, output, tables
@@ -103,7 +104,7 @@ def stopped(stopped: Interrupted | AnalysisFailed, target: Target, ranks: Ranks 
     rank = 0 if ranks is None else ranks.rank
     how = "interrupted" if isinstance(stopped, KeyboardInterrupt) else "stopped by an error"
     state = "complete" if report.complete else f"marked incomplete{go_on}"
-    said = f"{how} after {len(report)} matrices; the report is {state}"
+    said = f"{how} after {counted(len(report), 'matrix', 'matrices')}; the report is {state}"
     if ranks is None:
         output.talk(said, "yellow")
     else:
@@ -152,7 +153,7 @@ def _print_table(report: SpectralReport, target: Target) -> None:
     basis = next((b for b in bases if any(getattr(r, b) is not None for r in records)), "alpha")
     most = len(records) if target.all_rows else tables.most_rows(len(records), target.top)
     if records and most == len(records):
-        console.print(tables.record_table(records, f"{len(records)} matrices", console.width, basis))
+        console.print(tables.record_table(records, counted(len(records), "matrix", "matrices"), console.width, basis))
     elif records:
         depth = tables.depth_table(records, basis, console.width)
         if depth is not None:

@@ -108,7 +108,7 @@ def _print(found: Comparison, most: int | None, reference: ReferenceRanges) -> N
         console.print(_roles(found.roles, console.width, has_weights=has_weights))
         console.print()
     shown = list(found.modules)
-    title = f"{len(shown)} matrices"
+    title = counted(len(shown), "matrix", "matrices")
     all_rows = most is None
     if most is not None and len(shown) > most:
         shown = wording.most_changed(found, most)

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from specdiag.text.counts import counted
+
 from . import output
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ def find(out: Path) -> dict[Path, SpectralReport]:
     reports = {path: load_report(path) for path in (out, place(out), *of_others) if is_report(path)}
     found = {path: report for path, report in reports.items() if not report.complete}
     for path, report in found.items():
-        output.talk(f"going on from {path}: {len(report)} matrices", "dim")
+        output.talk(f"going on from {path}: {counted(len(report), 'matrix', 'matrices')}", "dim")
     if not found:
         output.talk(f"no partial report beside {out}: starting from the beginning", "yellow")
     return found

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Group
 
 from specdiag.errors import UsageError
+from specdiag.text.counts import counted
 from specdiag.text.words import words
 
 from . import answer_output, output, tables
@@ -42,7 +43,9 @@ def step_line(found: StepResult | DroppedStep) -> None:
     kept = " (finished before)" if found.resumed else ""
     bad = found.statuses.get("nonfinite", 0)
     trouble = f", {bad} with NaN or infinite values" if bad else ""
-    output.talk(f"step {found.step}: {found.n_matrices} matrices{trouble}{kept}", "red" if bad else "dim")
+    output.talk(
+        f"step {found.step}: {counted(found.n_matrices, 'matrix', 'matrices')}{trouble}{kept}", "red" if bad else "dim"
+    )
 
 
 def save(found: Trajectory, file: Path | None) -> None:

@@ -25,6 +25,7 @@ from specdiag.storage.plausibility import implausible_digest, implausible_rows, 
 from specdiag.storage.result import Result, cell
 from specdiag.storage.spectra_file import SavedSpectra, is_there, settle, write_pending
 from specdiag.text import checks
+from specdiag.text.counts import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -273,7 +274,7 @@ class SpectralReport(Result):
         return f"{self.source}: '{wanted}' has no eigenvalues with its entries permuted: {why}"
 
     def _title(self) -> str:
-        return f"{self.source}: {len(self)} matrices{'' if self.complete else ', incomplete'}"
+        return f"{self.source}: {counted(len(self), 'matrix', 'matrices')}{'' if self.complete else ', incomplete'}"
 
     def _columns(self) -> tuple[str, ...]:
         return COLUMNS

@@ -15,7 +15,7 @@ from specdiag.records import AnyRole, Family, ModuleRecord, Record, Role, Settin
 from specdiag.storage.kinds import COMPARISON, read_record
 from specdiag.storage.result import Result, Row
 from specdiag.text import checks
-from specdiag.text.counts import percent
+from specdiag.text.counts import counted, percent
 
 METRICS: tuple[str, ...] = (
     "alpha", "rho", "z", "ks", "square_alpha", "square_rho", "alpha_25", "alpha_50", "alpha_75", "pl_alpha", "pl_ks",
@@ -277,7 +277,8 @@ class Comparison(Result, Record, frozen=True, kw_only=True):
         n_lost = sum(bool({m.before.status, m.after.status} & {"nonfinite", "failed"}) for m in self.modules)
         moved += f", {n_lost} without numbers" if n_lost else ""
         return (
-            f"{self.before} > {self.after}: {len(self.modules)} matrices matched{moved}; {len(self.only_before)} only "
+            f"{self.before} > {self.after}: {counted(len(self.modules), 'matrix', 'matrices')} matched{moved}; "
+            f"{len(self.only_before)} only "
             f"before, {len(self.only_after)} only after, {len(self.reshaped)} of other shape"
         )
 

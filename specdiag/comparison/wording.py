@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import pi
 
 from specdiag.comparison.records import Comparison, ModuleChange
+from specdiag.text.counts import counted
 from specdiag.text.names import listed
 
 
@@ -54,7 +55,7 @@ def sentences(comparison: Comparison) -> list[str]:
 def _matched(comparison: Comparison) -> list[str]:
     n_only = [sum(u.role is not None for u in side) for side in (comparison.only_before, comparison.only_after)]
     equal = sum(m.unchanged is True for m in comparison.modules)
-    text = f"{len(comparison.modules)} matrices matched"
+    text = f"{counted(len(comparison.modules), 'matrix', 'matrices')} matched"
     for prefix, side in ((comparison.prefix_before, "BEFORE"), (comparison.prefix_after, "AFTER")):
         text += f", without the prefix '{prefix}' of {side}" if prefix else ""
     text += f"; {equal} of them equal" if equal else ""

@@ -28,7 +28,7 @@ def coverage(summary: Summary) -> str:
     share = 100 * summary.analysed_parameters / summary.n_parameters if summary.n_parameters else 0.0
     n_skipped = sum(summary.skipped.values())
     text = (
-        f"{summary.n_matrices} matrices with {summary.analysed_parameters / 1e6:.2f} M of "
+        f"{counted(summary.n_matrices, 'matrix', 'matrices')} with {summary.analysed_parameters / 1e6:.2f} M of "
         f"{summary.n_parameters / 1e6:.2f} M parameters ({share:.1f} %) from {counted(summary.n_tensors, 'tensor')}"
     )
     if n_skipped:
@@ -65,7 +65,7 @@ def metrics(summary: Summary) -> str:
         f"{name} {m.mean:.4g} ({m.median:.4g}){'' if m.n == summary.n_matrices else f' of {m.n}'}"
         for name, m in summary.metrics.items()
     )
-    return f"{summary.n_matrices} matrices, mean (median): {', '.join(values) or 'no metric'}"
+    return f"{counted(summary.n_matrices, 'matrix', 'matrices')}, mean (median): {', '.join(values) or 'no metric'}"
 
 
 def contrast(summary: Summary) -> list[str]:

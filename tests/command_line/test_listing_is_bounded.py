@@ -51,4 +51,4 @@ def test_a_dry_run_loads_no_eigensolver(tmp_path):
         [sys.executable, "-c", program, "analyze", path, "--dry-run"], capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines()[-1] == "[]"
-    assert "1 matrices would be analysed" in done.stdout
+    assert "1 matrix would be analysed" in done.stdout

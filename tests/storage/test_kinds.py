@@ -75,7 +75,7 @@ RECORDS = {
 }
 FIELDS = {
     "specdiag report": (8, "e55fb464c9ca639d"),
-    "decay plan": (8, "be2fb304286c3495"),
+    "decay plan": (9, "05e3a5d74d6ae3d0"),
     "plan of learning rates": (1, "65e8522d4269ede0"),
     "comparison": (10, "51052a157fca5313"),
     "audit": (8, "37e94e9c4546fb25"),

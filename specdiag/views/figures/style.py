@@ -19,6 +19,7 @@ from specdiag.records import Family
 from specdiag.report import SpectralReport
 from specdiag.spectra.farms import described
 from specdiag.spectra.tail_rules import TAIL_RULES
+from specdiag.text.counts import counted
 from specdiag.text.printable import printable
 from specdiag.views.figures.palette import LIGHT, Palette, palette
 
@@ -229,7 +230,7 @@ def _described(report: SpectralReport) -> str:
     fraction += f", {described(s)}" if s.tail == "farms" else ""
     version = report.provenance.versions.get("specdiag")
     made = "" if version is None else f", specdiag {version}"
-    text = f"{report.source}: {len(report)} matrices, tail rule {s.tail}{fraction}{made}"
+    text = f"{report.source}: {counted(len(report), 'matrix', 'matrices')}, tail rule {s.tail}{fraction}{made}"
     return text if report.complete else f"{text}, INCOMPLETE"
 
 
