@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from . import output
+from . import door, output
 from .streams import legible
 from .wrapping import wrapped
 
@@ -56,7 +56,7 @@ def show_facts(facts: Sequence[tuple[str, str]], console: Console) -> None:
     """
     width = max((len(subject) for subject, _ in facts), default=0) + 2
     for subject, fact in facts:
-        _print(f"{subject.ljust(width)}{fact}", console, width)
+        _print(f"{subject.ljust(width)}{door.translated(fact)}", console, width)
     console.print()
 
 

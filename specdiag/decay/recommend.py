@@ -149,7 +149,8 @@ def recommend(
     random = ratios(random_values) if has_random else [None] * len(targets)
     by_hill = basis == "alpha" and report.settings.tail in HILL_TAILS and compat is None
     low, high = (ratios([p.mean(c) for p in targets]) if by_hill else None for c in ("alpha_25", "alpha_75"))
-    by_square = ratios([p.mean("square_alpha") for p in targets]) if basis == "alpha" and compat is None else None
+    squares = [p.mean("square_alpha") if basis == "alpha" and compat is None else None for p in targets]
+    by_square = [None if square is None else ratio for square, ratio in zip(squares, ratios(squares), strict=True)]
     by_rho = ratios([p.mean("rho") for p in targets]) if basis == "square" else None
     entries = tuple(
         PlanEntry(
@@ -164,7 +165,7 @@ def recommend(
             ratio=planned[i],
             weight_decay=None if weight_decay is None else planned[i] * weight_decay,
             random_ratio=random[i],
-            square_ratio=None if by_square is None else by_square[i],
+            square_ratio=by_square[i],
             rho_ratio=None if by_rho is None else by_rho[i],
             ratio_25=None if low is None else low[i],
             ratio_75=None if high is None else high[i],

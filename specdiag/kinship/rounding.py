@@ -14,6 +14,8 @@ from specdiag.kinship.signs import weights_of
 from specdiag.spectra.float_types import FLOAT_TYPES, FloatType
 
 CODES = "codes of 8 bits"
+_LOOKED_AT = 1 << 22
+"""Values of a matrix that are looked at: its first rows."""
 _RUN, _REPEATED = 64, 0.1
 """Values in a row that are held beside each other, and the share of repeated ones from which they are decoded codes.
 
@@ -49,7 +51,7 @@ def _kind(weight: Weight) -> FloatType | None:
     kind = FLOAT_TYPES[weight.matrix.tensor.values_dtype]
     if weight.matrix.dequantized or kind.eps > FLOAT_TYPES["BF16"].eps:
         return None
-    values = on_host(weight.read().weight)
+    values = on_host(weight.read().weight)[: max(1, _LOOKED_AT // weight.shape[1])]
     if _has_codes(values):
         return None
     types = (FLOAT_TYPES[name] for name in ("BF16", "F16") if FLOAT_TYPES[name].eps > kind.eps)

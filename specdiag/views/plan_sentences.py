@@ -36,8 +36,8 @@ def instead(plan: DecayPlan) -> list[tuple[str, str]]:
     if not plan.explained_by_shape:
         return []
     facts: list[tuple[str, str]] = []
-    if plan.basis != "square":
-        facts.append(("Without the shapes", _without_shapes(plan)))
+    if plan.basis != "square" and (without := _without_shapes(plan)):
+        facts.append(("Without the shapes", without))
     if abs(plan.mean_ratio_weighted - 1) >= _SAME_TOTAL:
         base = plan.base_weight_decay
         uniform = f"{plan.mean_ratio_weighted:.3g} times the base" if base is None else _uniform(plan, base)
@@ -51,9 +51,12 @@ def _uniform(plan: DecayPlan, base: float) -> str:
 
 def _without_shapes(plan: DecayPlan) -> str:
     agreed = "" if plan.agreement is None else f" (correlation {plan.agreement:+.2f}, {AGREE} needed)"
-    ratios = "basis='square'"
     if any(entry.square_ratio is not None for entry in plan.entries):
         ratios = f"mean ratios by square_alpha are {_by_family(plan, 'square_ratio')}"
+    elif plan.basis == "alpha":
+        return ""
+    else:
+        ratios = "basis='square'"
     if has_square_plan(plan):
         return f"{ratios}; rho, the other such measure, agrees{agreed}" if agreed else ratios
     return f"{ratios}: no better plan, because rho, the other such measure, differs{agreed}"

@@ -235,6 +235,27 @@ def test_command_begins_with_a_verdict(tmp_path: Path) -> None:
     assert "proportional to lr^2" in result.stdout
 
 
+def test_the_square_basis_stands_beside_a_plan_that_shapes_explain(tmp_path: Path) -> None:
+    shapes = {"q": (64, 64), "k": (64, 64), "up": (256, 64), "down": (64, 256)}
+    random = torch.Generator().manual_seed(0)
+    state = {
+        f"model.layers.{layer}.{'mlp' if role in ('up', 'down') else 'self_attn'}.{role}_proj.weight":
+        torch.randn(shape, generator=random) for layer in range(3) for role, shape in shapes.items()
+    }  # fmt: skip
+    report = specdiag.analyze(state)
+    path = report.save(tmp_path / "r.json")
+    by_alpha, by_square = (recommend(report, basis=basis) for basis in ("alpha", "square"))
+    assert by_alpha.explained_by_shape
+    assert [e.square_ratio for e in by_alpha.entries] == [e.ratio for e in by_square.entries]
+    shown = run(str(path)).stdout
+    assert "Without the shapes  mean ratios by square_alpha are attention" in shown
+    assert shown.count("by square") == 3
+    assert f"{by_alpha.mean_ratio_weighted:.3g} times the base for all modules has the same total" in shown
+    others = run(str(path), "--basis", "spectral_norm").stdout
+    assert "Without the shapes  --basis square" in others
+    assert "by square_alpha" not in run(str(PAPER.save(tmp_path / "paper.json"))).stdout  # it has no square_alpha
+
+
 def test_options_of_what_was_not_chosen_are_refused(tmp_path: Path) -> None:
     path = PAPER.save(tmp_path / "r.json")
     for arguments, words in (
