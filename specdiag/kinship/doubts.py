@@ -108,7 +108,10 @@ def _of_layers(
 
 def _small_change(models: tuple[Model, Model], least: float, limits: Thresholds) -> Iterator[str]:
     """Tell of a difference that rounding to 8 bits could make, where nothing was rounded so."""
-    change, (allowed, kind) = (2 * max(1 - least, 0.0)) ** 0.5, explained(models, limits)
+    change = (2 * max(1 - least, 0.0)) ** 0.5
+    if change <= limits.same_change:
+        return
+    allowed, kind = explained(models, limits)
     if change > allowed:
         yield (
             f"The layers differ by up to {percent(change, 1)}, and rounding to {kind} explains {percent(allowed, 1)}: "

@@ -69,4 +69,4 @@ def _has_codes(values: Array) -> bool:
     runs = values[:, : values.shape[1] // run * run].reshape(-1, run)
     ordered = np.sort(runs, axis=1)
     both = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] > 0)
-    return bool(both.mean() > _REPEATED)
+    return int(both.sum()) > _REPEATED * both.size
