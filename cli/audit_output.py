@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from specdiag.text.names import listed
 from specdiag.text.printable import printable
 
 from . import answer_output, door, output, tables
@@ -228,8 +229,6 @@ def _rows(grouped: Sequence[tuple[Finding, ...]], *, all_rows: bool) -> Iterator
 
 def _folded(more: Sequence[Finding]) -> str:
     """Name the modules that are not listed."""
-    from specdiag.text.names import listed
-
     return listed((finding.module or "the checkpoint" for finding in more), 3)
 
 

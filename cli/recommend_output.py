@@ -216,7 +216,7 @@ def _role_table(plan: DecayPlan, width: int) -> Any:
         Column("min-max", lambda row: f"{min(e.ratio for e in row[2]):.2f}-{max(e.ratio for e in row[2]):.2f}", 1),
         Column("if random", lambda row: number(mean(row[2], "random_ratio"), 3)),
     ]
-    if plan.explained_by_shape and any(entry.square_ratio is not None for entry in plan.entries):
+    if plan.explained_by_shape and plan.has_square_ratios:
         columns.append(Column("by square", lambda row: number(mean(row[2], "square_ratio"), 3)))
     return tables.draw(
         "Roles (means; if random: what the rule gives random weights of these shapes)", columns, rows, width

@@ -133,6 +133,11 @@ class DecayPlan(Result, Record, frozen=True, kw_only=True):
         """True where random weights of the same shapes would get most of this plan: `shape_share` is half or more."""
         return self.shape_share is not None and self.shape_share >= MOSTLY_GEOMETRY
 
+    @property
+    def has_square_ratios(self) -> bool:
+        """True where an entry has a ratio by square_alpha beside its own."""
+        return any(entry.square_ratio is not None for entry in self.entries)
+
     def weight_decay(self, name: str, step: int = 0) -> float:
         """Return the optimizer's `weight_decay` argument for a Parameter of the plan.
 

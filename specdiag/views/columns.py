@@ -172,7 +172,7 @@ def plan_columns(plan: DecayPlan) -> list[Column[PlanEntry]]:
         field("ratio", "ratio", 3, help="multiple of the base weight decay"),
         field("if random", "random_ratio", 3, drop=1, help="what the rule gives random weights of these shapes"),
     ]
-    if plan.explained_by_shape and any(entry.square_ratio is not None for entry in plan.entries):
+    if plan.explained_by_shape and plan.has_square_ratios:
         columns.append(field("by square", "square_ratio", 3, help="what the rule gives by square_alpha"))
     columns += [
         Column("at .25/.75", _two_ratios, 2, help="ratio with these tail fractions in place of 0.5"),

@@ -9,8 +9,8 @@ from specdiag.decay.plan import DecayPlan
 from specdiag.text.counts import percent
 
 STUDY = (
-    "Our own study, of LLaMAs with 0.35 M weights, found no such plan better than the best uniform decay, or than its "
-    "reverse (docs/study.md)."
+    "Our own study, of LLaMAs with 0.35 M weights, does not show AlphaDecay's plan to be better than the best uniform "
+    "decay, or than its reverse (docs/study.md)."
 )
 _SAME_TOTAL = 0.02
 """Change of the total decay that is not told."""
@@ -51,7 +51,7 @@ def _uniform(plan: DecayPlan, base: float) -> str:
 
 def _without_shapes(plan: DecayPlan) -> str:
     agreed = "" if plan.agreement is None else f" (correlation {plan.agreement:+.2f}, {AGREE} needed)"
-    if any(entry.square_ratio is not None for entry in plan.entries):
+    if plan.has_square_ratios:
         ratios = f"mean ratios by square_alpha are {_by_family(plan, 'square_ratio')}"
     elif plan.basis == "alpha":
         return ""

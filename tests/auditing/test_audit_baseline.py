@@ -84,7 +84,7 @@ def test_many_changes_are_one_line(tmp_path):
 
 
 def test_a_module_is_folded_with_all_of_its_findings(tmp_path):
-    """What is counted under one check is not listed under the next, and a fold names some of its modules."""
+    """A matrix that one check hides stays hidden under the next. The line that hides it names some."""
     old = llama(1, layers=4)
     rng = np.random.default_rng(2)
     new = {k: 9 * rng.standard_normal(w.shape).astype(w.dtype) if w.ndim == 2 else w for k, w in old.items()}

@@ -1,4 +1,4 @@
-"""A small fine-tune is told from rounding: by what the stored types, or codes, explain."""
+"""A small fine-tune is derived, and rounding is not: the stored types and codes tell them apart."""
 
 import pytest
 import torch
