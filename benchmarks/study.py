@@ -57,7 +57,8 @@ def main() -> None:
     for name in sizes:
         print(cost(outline(name, device), load(options.out)), file=sys.stderr, flush=True)
     if not options.estimate:
-        tasks = {name: prepare(name, tuple(options.data or ()), options.states, device) for name in sizes}
+        data = tuple(options.data or ())
+        tasks = {name: prepare(name, data, options.states, device, compiled=options.compile) for name in sizes}
         check_data(load(options.out), tasks)
         go_on(tasks, options.out, options.states, ends)
     print(study_tables.summary(load(options.out), sizes))
@@ -150,7 +151,7 @@ def _add(out: Path, states: Path, cell: Cell, found: dict[str, Any], task: Task)
     """Add a run to the results, which other processes write too. Each run is a line."""
     entry = found | {
         "cell": asdict(cell), "data": task.digest, "parameters": task.n_parameters, "device": str(task.device),
-        "machine": processor(), "threads": torch.get_num_threads(),
+        "machine": processor(), "threads": torch.get_num_threads(), "compiled": task.compiled,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {p: version(p) for p in ("specdiag", "torch", "transformers")} | {"python": python_version()},
     }  # fmt: skip
@@ -190,6 +191,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--data", action="append", help="paths or datasets of the hub instead of the size's own")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1, help="of torch; results of one seed need the same")
+    parser.add_argument("--compile", action="store_true", help="train with torch.compile, which needs a C++ compiler")
     parser.add_argument("--states", type=Path, default=STATES, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=OUT, help="where the results are, and go")
     pages.add_options(parser, DOCS)

@@ -13,7 +13,7 @@ TEST_SEEDS = (0, 1, 2, 3, 4)
 TUNING_TOTAL = 2.0
 """Sum of lr x decay over a run, while the lr is chosen."""
 TOTALS = (1.0, 2.0, 4.0, 8.0)
-"""Sums of lr x decay that the choice of the base decay begins with; factors of 2 follow while an edge is best."""
+"""Sums of lr x decay that a grid begins with, unless its size has others; factors of 2 follow while an edge is best."""
 MOST_EXTENSIONS = 3
 """Values that a grid may gain on either side."""
 S1, S2 = 0.67, 3.0
@@ -36,6 +36,7 @@ class Size:
         micro: blocks of one forward pass.
         tokens_per_parameter: tokens trained on over weights; sets the steps.
         lrs: peak lrs that the choice begins with.
+        totals: sums of lr x decay that the choice of the base decay begins with.
         tokenizer: hub id; empty for bytes.
         data: paths or datasets of the hub; empty for Python's standard library.
         max_tokens: of the data; 0 for all.
@@ -47,6 +48,7 @@ class Size:
     micro: int
     tokens_per_parameter: float
     lrs: tuple[float, ...]
+    totals: tuple[float, ...] = TOTALS
     tokenizer: str = ""
     data: tuple[str, ...] = ()
     max_tokens: int = 0
@@ -61,7 +63,7 @@ def _llama(width: int, inner: int) -> dict[str, object]:
 
 SIZES: dict[str, Size] = {
     "0.3m": Size(_llama(80, 216), 128, 16, 16, 20, (2e-3, 4e-3, 8e-3)),
-    "1m": Size(_llama(144, 384), 128, 16, 16, 10, (2e-3, 4e-3, 8e-3)),
+    "1m": Size(_llama(144, 384), 128, 16, 16, 5, (2e-3, 4e-3, 8e-3), (0.25, 0.5, 1.0, 2.0)),
 }
 HEADLINE_SIZES = tuple(SIZES)
 
@@ -80,7 +82,7 @@ def size_of(name: str) -> Size:
     lr = settings["learning_rate"]
     return Size(
         recipe.model, recipe.block_size, micro * settings["gradient_accumulation_steps"], micro, 20,
-        (lr / 2, lr, 2 * lr), recipe.tokenizer, recipe.data, recipe.max_tokens,
+        (lr / 2, lr, 2 * lr), tokenizer=recipe.tokenizer, data=recipe.data, max_tokens=recipe.max_tokens,
     )  # fmt: skip
 
 

@@ -13,7 +13,6 @@ from study_design import (
     HEADLINE,
     MOST_EXTENSIONS,
     TEST_SEEDS,
-    TOTALS,
     TUNING_SEEDS,
     TUNING_TOTAL,
     Arm,
@@ -93,7 +92,9 @@ def chosen_lr(size: str, losses: Losses) -> Choice:
 
 def chosen_total(size: str, losses: Losses, arm: str, lr: float) -> Choice:
     """Choose the base decay of an arm by the tuning seeds."""
-    return _best(TOTALS, lambda total: [Cell(size, arm, lr, total, seed) for seed in TUNING_SEEDS], losses)
+    return _best(
+        size_of(size).totals, lambda total: [Cell(size, arm, lr, total, seed) for seed in TUNING_SEEDS], losses
+    )
 
 
 def _best(start: Iterable[float], cells: Callable[[float], list[Cell]], losses: Losses) -> Choice:

@@ -45,6 +45,7 @@ class Task:
     Attributes:
         digest: identity of the data and the blocks.
         n_parameters: weights, embedding and head included.
+        compiled: True to train with `torch.compile`.
     """
 
     name: str
@@ -55,9 +56,10 @@ class Task:
     steps: int
     n_parameters: int
     device: torch.device
+    compiled: bool = False
 
 
-def prepare(name: str, data: tuple[str, ...], folder: Path, device: torch.device) -> Task:
+def prepare(name: str, data: tuple[str, ...], folder: Path, device: torch.device, *, compiled: bool = False) -> Task:
     """Load the data of a size, and count the steps.
 
     Args:
@@ -65,6 +67,7 @@ def prepare(name: str, data: tuple[str, ...], folder: Path, device: torch.device
         data: paths or datasets of the hub instead of the size's own.
         folder: keeps tokens.
         device: for training.
+        compiled: True to train with `torch.compile`.
     """
     size = size_of(name)
     folder.mkdir(parents=True, exist_ok=True)
@@ -77,7 +80,11 @@ def prepare(name: str, data: tuple[str, ...], folder: Path, device: torch.device
     assert isinstance(loaded.train, Blocks)
     assert isinstance(loaded.held_out, Blocks)
     return replace(
-        outline(name, device), train=loaded.train, held_out=loaded.held_out, digest=loaded.fingerprint.digest
+        outline(name, device),
+        train=loaded.train,
+        held_out=loaded.held_out,
+        digest=loaded.fingerprint.digest,
+        compiled=compiled,
     )
 
 
@@ -130,6 +137,7 @@ class Training:
         torch.manual_seed(cell.seed)
         self._task, self._seed = task, cell.seed
         self.model = _model(task.size, torch.device("cpu")).to(task.device)
+        self._trained = torch.compile(self.model) if task.compiled else self.model
         shape = _shape(task.steps, linear_to_zero=ARMS[cell.arm].linear)
         self.base = cell.total / (cell.lr * sum(shape(step) for step in range(1, task.steps + 1)))
         decayed = [p for p in self.model.parameters() if p.ndim >= 2]
@@ -153,7 +161,7 @@ class Training:
         blocks = self._batch()
         for part in blocks.split(size.micro):
             with torch.autocast(part.device.type, torch.bfloat16, enabled=part.device.type == "cuda"):
-                loss = self.model(input_ids=part, labels=part).loss
+                loss = self._trained(input_ids=part, labels=part).loss
             (loss * len(part) / len(blocks)).backward()
             losses.append(float(loss.detach()) * len(part) / len(blocks))
         nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)

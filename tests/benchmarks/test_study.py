@@ -162,6 +162,15 @@ def test_cost_needs_no_data_and_counts_every_forward_pass_of_a_step(task, monkey
     assert f"{task.n_parameters:,} weights, 100 steps, {2 * 27 * 100 / 3600:.2f} h a run" in said
 
 
+def test_compiled_training_compiles_the_model_that_is_measured(task, monkeypatch):
+    compile_ = torch.compile
+    monkeypatch.setattr(runs.torch, "compile", lambda model: compile_(model, backend="eager"))
+    plain, compiled = (runs.Training(cell("uniform"), replace(task, compiled=on)) for on in (False, True))
+    assert compiled._trained is not compiled.model
+    assert [plain.step() for _ in range(3)] == pytest.approx([compiled.step() for _ in range(3)], rel=1e-5)
+    assert compiled.held_out_loss() == pytest.approx(plain.held_out_loss(), rel=1e-5)
+
+
 def test_a_stopped_run_ends_as_an_uninterrupted_one(task, tmp_path):
     whole = runs.run(cell("preserved"), task, tmp_path / "a.pt", lambda: False)
     asked = 0
