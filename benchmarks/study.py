@@ -142,8 +142,9 @@ def _left(size: str, known: Mapping[str, float], *, explore: bool) -> int:
     """Count the missing runs, as if the middle of each grid were the best."""
     filled = dict(known)
     while cells := due(size, filled, explore=explore):
-        middle = cells[len(cells) // 2]
-        filled |= {cell.key: 0.0 if (cell.lr, cell.total) == (middle.lr, middle.total) else 1.0 for cell in cells}
+        lrs, totals = (sorted(set(values)) for values in zip(*((cell.lr, cell.total) for cell in cells), strict=True))
+        middle = (lrs[len(lrs) // 2], totals[len(totals) // 2])
+        filled |= {cell.key: 0.0 if (cell.lr, cell.total) == middle else 1.0 for cell in cells}
     return len(filled) - len(known)
 
 
