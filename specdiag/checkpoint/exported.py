@@ -14,9 +14,9 @@ import torch
 from specdiag.checkpoint.listing import Listing
 from specdiag.checkpoint.long_names import brief
 from specdiag.checkpoint.shards import parse_json
-from specdiag.checkpoint.torch_load import check_zip
 from specdiag.checkpoint.torch_rebuild import StoredBytes, view_storage
 from specdiag.checkpoint.torch_tensors import Unread, list_tensors
+from specdiag.checkpoint.zip_entries import check_zip
 from specdiag.checkpoint.zip_members import Archive
 from specdiag.errors import SourceError
 from specdiag.files import TEXT_LIMIT, Table

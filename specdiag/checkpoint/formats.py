@@ -75,6 +75,11 @@ def _list_torch(path: Path, label: str, part: str | None = None) -> Listing:
     kind = archive_kind(path, label)
     if kind == "npz":
         return list_npz(path, label)
+    from specdiag.checkpoint.flat_file import list_flat_file  # it imports names of this module's table
+
+    listing = list_flat_file(path, label) if kind == "torch" and part is None else None
+    if listing is not None:
+        return listing
     from specdiag.checkpoint.exported import list_exported  # torch takes a second to import
     from specdiag.checkpoint.torch_file import list_torch_file
 

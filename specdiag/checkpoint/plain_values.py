@@ -6,7 +6,7 @@ Values are read by offset into a buffer of their own. A map would let the reside
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from io import RawIOBase
 from pathlib import Path
@@ -41,8 +41,9 @@ Fill = Callable[[int, RawArray], None]
 
 
 def plain_tensor(
-    name: str, shape: Sequence[int], dtype: str, *, offset: int, nbytes: int, label: str, fill: Fill
-) -> StoredTensor:
+    name: str, shape: Sequence[int], dtype: str, *, offset: int, nbytes: int, label: str, fill: Fill,
+    storage: Hashable | None = None,
+) -> StoredTensor:  # fmt: skip
     """Make a tensor whose values lie in one piece, in C order and little-endian. They are not read yet.
 
     Args:
@@ -53,13 +54,14 @@ def plain_tensor(
         nbytes: size of its values.
         label: the file, for messages.
         fill: reads the file, such as `partial(read_range, path, label)`; the tensor keeps it.
+        storage: equal for two names of the same values; None where a file has none.
 
     Returns:
         The tensor; reading it raises what `fill` raises.
     """
     shape, kind = tuple(shape), NUMPY_TYPES.get(dtype)
     layout = ((nbytes,), np.dtype(np.uint8)) if kind is None else (shape, kind)
-    return StoredTensor(name, shape, dtype, nbytes, label, partial(_read, fill, offset, *layout))
+    return StoredTensor(name, shape, dtype, nbytes, label, partial(_read, fill, offset, *layout), storage)
 
 
 def read_bytes(fill: Fill, begin: int, end: int) -> bytes:

@@ -20,6 +20,7 @@ from specdiag.checkpoint.inert import ForeignClass
 from specdiag.checkpoint.inert_unpickler import CrowdedError, InertUnpickler
 from specdiag.checkpoint.no_tensors import refuse_arrays
 from specdiag.checkpoint.torch_rebuild import StorageKind, StoredBytes, itemsize, known_names, makers
+from specdiag.checkpoint.zip_entries import check_zip, is_zip
 from specdiag.checkpoint.zip_members import Archive, MappedFile
 from specdiag.errors import SourceError
 
@@ -62,8 +63,6 @@ def open_torch(path: Path, label: str, stem: str = "data") -> Opened:
     Raises:
         SourceError: it is damaged, or no file of torch.save.
     """
-    from specdiag.checkpoint.torch_load import check_zip, is_zip
-
     entries = check_zip(path, label, f"{stem}.pkl") if is_zip(path, label) else None
     try:
         return _open_legacy(path, label) if entries is None else _open_zip(path, entries, stem)

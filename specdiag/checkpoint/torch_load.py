@@ -10,18 +10,14 @@ import pickle
 import re
 import struct
 import warnings
-import zipfile
 from collections.abc import Sequence
 
 import torch
 
-from specdiag.checkpoint.long_names import brief
-from specdiag.checkpoint.parts import WHOLE
-from specdiag.checkpoint.wrappers import duplicate
+from specdiag.checkpoint.zip_entries import check_zip, is_zip
 from specdiag.errors import SourceError
 
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
-_CODE = re.compile(r"(^|/)code/|\.debug_pkl$")
 _DAMAGED = (
     RuntimeError,
     OSError,
@@ -76,58 +72,6 @@ def load_torch(path: pathlib.Path, label: str, allowed: Sequence[type] = INERT) 
     except (*_DAMAGED, struct.error) as error:
         reason = str(error).partition("\n")[0]
         raise SourceError(f"'{label}' is not a readable torch checkpoint ({reason}): fetch it again") from error
-
-
-def is_zip(path: pathlib.Path, label: str) -> bool:
-    """Tell whether a file begins as a zip archive does.
-
-    Args:
-        path: the file.
-        label: its name in messages.
-
-    Raises:
-        SourceError: it cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return file.read(4) == b"PK\x03\x04"
-    except OSError as error:
-        raise SourceError(f"'{label}' cannot be read: {error.strerror}") from error
-
-
-def check_zip(path: pathlib.Path, label: str, required: str | None = "data.pkl") -> list[zipfile.ZipInfo]:
-    """Check that a zip archive is one that torch wrote, and that its values lie uncompressed within the file.
-
-    Args:
-        path: the file.
-        label: its name in messages.
-        required: base name of a member that such an archive has; None where another is looked for.
-
-    Returns:
-        The entries of its members.
-
-    Raises:
-        SourceError: it is damaged, or another kind of archive.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
-        raise SourceError(f"'{label}' is a damaged zip archive ({error}): fetch it again") from error
-    if entries and min(entry.header_offset for entry in entries) > 0:
-        raise SourceError(f"'{label}' holds several archives, a part of a distributed checkpoint: {WHOLE}")
-    twice = duplicate(entry.filename for entry in entries)
-    if twice is not None:
-        raise SourceError(f"'{label}' is a damaged zip archive (two members '{brief(twice)}'): fetch it again")
-    names = [entry.filename.rpartition("/")[2] for entry in entries]
-    if required is not None and required not in names:
-        raise SourceError(f"'{label}' is a zip archive, but not one that torch.save wrote: unpack it first")
-    # TorchScript compresses its code, which is not read.
-    if any(entry.compress_type != zipfile.ZIP_STORED and not _CODE.search(entry.filename) for entry in entries):
-        raise SourceError(f"'{label}' was compressed again after torch.save wrote it: fetch the original")
-    if sum(entry.compress_size for entry in entries) > path.stat().st_size:
-        raise SourceError(f"'{label}' is a damaged zip archive (entries overlap): fetch it again")
-    return entries
 
 
 class _Bounded(io.BufferedReader):

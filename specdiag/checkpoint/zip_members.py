@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
-import struct
 import sys
 import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -15,14 +13,12 @@ from typing import BinaryIO, cast
 import numpy as np
 import torch
 
-from specdiag.checkpoint.checksums import Checksums, differs
+from specdiag.checkpoint.checksums import Checksums
 from specdiag.checkpoint.file_map import FileMap
 from specdiag.checkpoint.plain_values import read_range
 from specdiag.checkpoint.torch_rebuild import itemsize
+from specdiag.checkpoint.zip_entries import damaged, extent, read_member
 from specdiag.errors import ComputationError
-
-_HEADER = struct.Struct("<4s22xHH")
-"""Header of a member: its signature, and how long its name and extra field are."""
 
 
 class Archive:
@@ -125,7 +121,7 @@ class MappedFile:
         read_range(self._path, str(self._path), begin, values)
         member = self.checksums.damaged_member(begin, values)
         if member is not None:
-            raise _damaged(member)
+            raise damaged(member)
         part = torch.from_numpy(values).untyped_storage()
         if self._swap:
             part.byteswap(dtype)
@@ -136,49 +132,3 @@ class MappedFile:
         if self._whole is None:
             return None
         return FileMap(self._path, self._whole.data_ptr(), self._whole.nbytes(), self.checksums)
-
-
-def read_member(entry: zipfile.ZipInfo, file: BinaryIO, size: int) -> bytes:
-    """Read all of a small member of an archive, and compare it with its checksum.
-
-    Args:
-        entry: the member.
-        file: the archive.
-        size: of the archive, bytes.
-
-    Raises:
-        BadZipFile: it is damaged.
-    """
-    begin, end = extent(entry, file, size)
-    file.seek(begin)
-    data = file.read(end - begin)
-    if differs(entry, zlib.crc32(data)):
-        raise _damaged(entry.filename)
-    return data
-
-
-def _damaged(member: str) -> zipfile.BadZipFile:
-    return zipfile.BadZipFile(f"the checksum of {member!r:.60} is another one")
-
-
-def extent(entry: zipfile.ZipInfo, file: BinaryIO, size: int) -> tuple[int, int]:
-    """Find the first byte of a stored member, past its own header, and the byte behind the last.
-
-    Args:
-        entry: the member.
-        file: the archive.
-        size: of the archive, bytes.
-
-    Raises:
-        BadZipFile: the archive is too short for it, or holds something else there.
-    """
-    file.seek(entry.header_offset)
-    head = file.read(_HEADER.size)
-    signature, name, extra = _HEADER.unpack(head) if len(head) == _HEADER.size else (b"", 0, 0)
-    if signature != b"PK\x03\x04":
-        raise zipfile.BadZipFile(f"no header of {entry.filename!r:.60}")
-    begin = entry.header_offset + _HEADER.size + name + extra
-    end = begin + entry.file_size
-    if end > size:
-        raise zipfile.BadZipFile(f"{entry.filename!r:.60} reaches beyond the file")
-    return begin, end

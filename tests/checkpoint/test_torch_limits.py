@@ -144,7 +144,7 @@ def test_note_on_updates_beside_the_weights_that_they_change() -> None:
 def test_file_that_memory_has_no_room_to_map_is_not_called_damaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    torch.save({"w": torch.zeros(64, 64)}, tmp_path / "model.pt")
+    torch.save({"w": torch.zeros(64, 64).T}, tmp_path / "model.pt")
 
     def full(*_: object, **__: object) -> None:
         raise RuntimeError("unable to mmap 58738997 bytes from file </model.pt>: Cannot allocate memory (12)")

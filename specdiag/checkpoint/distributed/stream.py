@@ -15,7 +15,7 @@ import torch
 from specdiag.checkpoint.inert_unpickler import InertUnpickler, Maker
 from specdiag.checkpoint.torch_archive import read_storage_id
 from specdiag.checkpoint.torch_rebuild import known_names, makers
-from specdiag.checkpoint.zip_members import extent, read_member
+from specdiag.checkpoint.zip_entries import extent, read_member
 
 _AT_ONCE = 1 << 20
 """Bytes of the longest directory of a zip archive with one tensor, and of its pickle."""
