@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from specdiag.text.names import listed
 from specdiag.text.printable import printable
 
 from . import answer_output, door, output, tables
@@ -199,7 +198,7 @@ def _inert(data: bytes) -> bytes:
 
 
 def _rows(grouped: Sequence[tuple[Finding, ...]], *, all_rows: bool) -> Iterator[tuple[str, ...]]:
-    """Give the findings of each check, a few of many; a module is followed by its findings of other checks."""
+    """Give the findings of each check, many of them in a row; a module is followed by its findings of other checks."""
     from specdiag.auditing import wording
 
     of_module: dict[tuple[str, str], list[Finding]] = defaultdict(list)
@@ -208,36 +207,26 @@ def _rows(grouped: Sequence[tuple[Finding, ...]], *, all_rows: bool) -> Iterator
         if finding.module is not None:
             of_module[finding.severity, finding.module].append(finding)
     told: set[int] = set()
-    folded: set[tuple[str, str | None]] = set()
     for group in grouped:
         if id(group) in summed:
-            yield f"{len(group)} findings (--all)", group[0].severity, group[0].check, wording.summary(group)
+            value = f"{wording.summary(group)}{_limit(group[0])}"
+            yield f"{len(group)} findings (--all)", group[0].severity, group[0].check, value
             continue
-        left = [f for f in group if id(f) not in told and (f.severity, f.module) not in folded]
-        shown = left if all_rows or len(left) <= wording.FEW + 1 else left[: wording.FEW]
-        for first in shown:
+        for first in (finding for finding in group if id(finding) not in told):
             module = first.module
             together = [first] if module is None else of_module[first.severity, module]
             names = [printable(module or "the checkpoint"), *[""] * (len(together) - 1)]
             for name, finding in zip(names, together, strict=True):
                 told.add(id(finding))
-                yield name, finding.severity, finding.check, _value(finding)
-        if more := [f for f in group if id(f) not in told]:
-            folded |= {(f.severity, f.module) for f in more}
-            yield f"and {len(more)} more (--all)", group[0].severity, group[0].check, _folded(more)
+                yield name, finding.severity, finding.check, f"{wording.value(finding)}{_limit(finding)}"
 
 
-def _folded(more: Sequence[Finding]) -> str:
-    """Name the modules that are not listed."""
-    return listed((finding.module or "the checkpoint" for finding in more), 3)
-
-
-def _value(finding: Finding) -> str:
-    """The value with the expected one, in one cell, so that a narrow terminal loses neither."""
+def _limit(finding: Finding) -> str:
+    """Write the expected value behind a value, in one cell, so that a narrow terminal loses neither."""
     from specdiag.auditing import wording
 
     expected = wording.expected(finding)
-    return wording.value(finding) + (f", expected {expected}" if expected else "")
+    return f", expected {expected}" if expected else ""
 
 
 def _columns() -> list[tables.Column[tuple[str, ...]]]:

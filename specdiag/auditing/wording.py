@@ -22,6 +22,7 @@ from specdiag.auditing.thresholds import Check, default_checks
 from specdiag.text import markdown
 from specdiag.text.counts import counted
 from specdiag.text.names import listed
+from specdiag.text.places import stacks
 from specdiag.text.printable import printable
 
 FEW = 5
@@ -49,7 +50,7 @@ def reservation(covered: Coverage) -> str:
         number = counted(covered.n_matrices, "selected matrix", "selected matrices")
         alone = f", in {number}: missing tensors were not looked for"
     elif covered.names_alone is not None:
-        alone = f", by names and shapes alone: {printable(covered.names_alone)}"
+        alone = f", by names and shapes alone ({printable(covered.names_alone)})"
     else:
         alone = ""
     return alone + (", without the repository's own code (auto_map)" if covered.own_code else "")
@@ -86,11 +87,16 @@ def explanations(found: Iterable[tuple[Finding, ...]]) -> list[str]:
 
 
 def summary(group: tuple[Finding, ...]) -> str:
-    """Write the values of many findings of one check in a line: the lowest and the highest, or the first.
+    """Write many findings of one check in a line: where they are, the lowest and the highest value, or the first.
 
     Args:
         group: findings of a check, two or more.
     """
+    where = stacks(finding.module for finding in group if finding.module is not None)
+    return (f"{where}: " if where else "") + _values(group)
+
+
+def _values(group: tuple[Finding, ...]) -> str:
     numbers = [(f.value, f) for f in group if not isinstance(f.value, str)]
     check = default_checks().get(group[0].check)
     if len(numbers) == len(group) and check is not None:
@@ -105,12 +111,12 @@ def summary(group: tuple[Finding, ...]) -> str:
 
 
 def is_told_in_one(group: tuple[Finding, ...]) -> bool:
-    """Tell whether many facts of one kind are summed up in a line: faults are listed one by one.
+    """Tell whether a check has so many findings that a line sums them up.
 
     Args:
         group: findings of a check.
     """
-    return group[0].severity == "info" and len(group) > FEW + 1
+    return len(group) > FEW + 1
 
 
 def coverage(audit: AuditReport, *, whole: bool = True) -> list[str]:
@@ -246,7 +252,7 @@ def to_markdown(audit: AuditReport, *, all_rows: bool = False) -> bytes:
 
     Args:
         audit: as `audit` returned it.
-        all_rows: list every finding of a check, not only the first `FEW`.
+        all_rows: list every finding of a check, also where it has many.
     """
     lines = [f"## specdiag audit: {markdown.text(headline(audit))}", ""]
     for group in groups(audit):
@@ -257,13 +263,10 @@ def to_markdown(audit: AuditReport, *, all_rows: bool = False) -> bytes:
         if is_told_in_one(group) and not all_rows:
             lines += [f"| {len(group)} findings | {markdown.text(summary(group))} | {expected(first)} |", ""]
             continue
-        shown = group if all_rows else group[:FEW]
         lines += [
             f"| {markdown.code(f.module or 'the checkpoint')} | {markdown.text(value(f))} | {expected(f)} |"
-            for f in shown
+            for f in group
         ]
-        if len(shown) < len(group):
-            lines.append(f"| and {len(group) - len(shown)} more | | |")
         lines.append("")
     lines += [line for table in audit.tokens for line in token_wording.to_markdown(table)]
     lines += alarm_wording.to_markdown(audit)

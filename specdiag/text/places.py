@@ -9,7 +9,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import TypeVar
@@ -18,6 +19,8 @@ from specdiag.text.printable import printable
 
 _NAMED, _RUNS = 3, 8
 """Names, and ranges of layers, at most."""
+_NUMBER = re.compile(r"([^0-9]{1,100}?)\.([0-9]{1,5})\.")
+"""The name of a stack of layers, and the number of a layer."""
 T = TypeVar("T")
 Place = tuple[str, int | None, str]
 """Name, layer (None outside of the layers) and role of a matrix."""
@@ -54,6 +57,34 @@ def places(chosen: Iterable[str], model: Sequence[Place]) -> str:
     if len(left) > _NAMED:
         return ""
     return ", ".join([*parts, *(printable(name) for name, _, _ in left)])
+
+
+def stacks(names: Iterable[str]) -> str:
+    """Name the layers and other modules that some tensors lie in, whether or not they fill them.
+
+    >>> stacks(["h.0.q", "h.2.q", "h.0.k", "head"])
+    'h 0 and 2, head'
+
+    Args:
+        names: of the tensors.
+
+    Returns:
+        Empty where they lie in too many places to name.
+    """
+    layers: dict[str, set[int]] = defaultdict(set)
+    outside = list[str]()
+    for name in names:
+        found = _NUMBER.match(name)
+        if found is None:
+            outside.append(name)
+        else:
+            layers[found[1]].add(int(found[2]))
+    runs = {stack: list(_runs(numbers)) for stack, numbers in layers.items()}
+    if not runs or sum(map(len, runs.values())) > _RUNS or len(outside) > _NAMED:
+        return ""
+    return ", ".join(
+        [*(f"{printable(stack)} {_joined(found)}" for stack, found in runs.items()), *map(printable, outside)]
+    )
 
 
 def _filled(chosen: Sequence[Place], model: Sequence[Place], key: Callable[[Place], T]) -> list[T]:

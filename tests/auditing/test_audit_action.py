@@ -63,7 +63,7 @@ def test_the_audit_fails_the_step_and_is_the_summary_of_the_job(runner):
     assert output["exit-code"] == "1"
     assert "::error file=failed model.json," in done.stderr
     summary = (runner / "github_step_summary").read_text()
-    alone = ", by names and shapes alone: a report does not carry config.json: audit the checkpoint"
+    alone = ", by names and shapes alone (a report does not carry config.json: audit the checkpoint)"
     assert [line for line in summary.splitlines() if line.startswith("## ")] == [
         f"## specdiag audit: PASS: made: no findings{alone}", f"## specdiag audit: FAIL: made: 1 failure (nonfinite){alone}",
     ]  # fmt: skip

@@ -72,10 +72,10 @@ def test_many_changes_are_one_line(tmp_path):
     group = next(group for group in groups(audit) if group[0].check == "baseline_changed")
     low, high = (pick(changed, key=lambda f: f.value) for pick in (min, max))
     assert len(changed) > 10
-    assert summary(group).startswith("norm changed by ")
+    assert summary(group).startswith("model.layers 0 to 3, lm_head.weight: norm changed by ")
     assert summary(group).endswith(f" % (least {low.module}, most {high.module})")
     short, whole = (to_markdown(audit, all_rows=every).decode() for every in (False, True))
-    assert f"| {len(changed)} findings | norm changed by" in short
+    assert f"| {len(changed)} findings | model.layers 0 to 3, lm\\_head.weight: norm changed by" in short
     assert whole.count("| norm changed by") == len(changed)
     shown, full = (invoke("audit", after, "--baseline", before, *more).stdout for more in ((), ("--all",)))
     assert f"{len(changed)} findings (--all)" in shown
@@ -83,18 +83,22 @@ def test_many_changes_are_one_line(tmp_path):
     assert full.count("baseline_changed") == len(changed) + 1
 
 
-def test_a_module_is_folded_with_all_of_its_findings(tmp_path):
-    """A matrix that one check hides stays hidden under the next. The line that hides it names some."""
+def test_many_warnings_are_a_row_each_check_that_says_where(tmp_path):
+    """Two layers drawn anew: the row of a check names them once, and the modules are for --all."""
     old = llama(1, layers=4)
     rng = np.random.default_rng(2)
-    new = {k: 9 * rng.standard_normal(w.shape).astype(w.dtype) if w.ndim == 2 else w for k, w in old.items()}
+    new = {
+        k: 9 * rng.standard_normal(w.shape).astype(w.dtype) if w.ndim == 2 and (".1." in k or ".2." in k) else w
+        for k, w in old.items()
+    }
     before, after = save(tmp_path / "a", old), save(tmp_path / "b", new)
-    for width in (80, 160):
-        shown = invoke("audit", after, "--baseline", before, width=width).stdout
-        assert " more (--all)" in shown
-        assert "value \n" not in shown
     audit = specdiag.audit(after, baseline=before, device="cpu")
-    warned = {f.module for f in audit.findings if f.severity == "warn"}
-    listed = [line.split()[0] for line in shown.splitlines() if line.split()[1:2] == ["warn"]]
-    n_more = max(int(line.split()[1]) for line in shown.splitlines() if " more (--all)" in line and " warn " in line)
-    assert len(listed) + n_more <= len(warned)
+    group = [f for f in audit.findings if f.check == "baseline_norm"]
+    assert len(group) == 14
+    narrow, wide_ = (invoke("audit", after, "--baseline", before, width=width).stdout for width in (80, 160))
+    assert "14 findings (--all)" in narrow
+    row = "14 findings (--all) warn baseline_norm model.layers 1 and 2: norms differ by a factor of"
+    assert row in " ".join(wide_.split())
+    assert not any(line.startswith("model.layers.") for line in wide_.splitlines())
+    every = invoke("audit", after, "--baseline", before, "--all", width=160).stdout
+    assert all(any(line.startswith(f"{f.module} ") for line in every.splitlines()) for f in group)

@@ -36,7 +36,7 @@ def test_a_case_for_each_check_and_source(faulty, tmp_path):
     by_name, root = suites((tmp_path / "report.xml").read_bytes())
     assert list(by_name) == [str(faulty), str(absent)]
     (told,), cases = (by_name[str(faulty)].findall(tag) for tag in ("properties/property", "testcase"))
-    assert told.get("value").startswith("by names and shapes alone: a report does not carry config.json")
+    assert told.get("value").startswith("by names and shapes alone (a report does not carry config.json")
     cases = {case.get("name"): case for case in cases}
     assert set(cases) == set(default_checks())
     assert all(case.get("classname") == str(faulty) for case in cases.values())

@@ -62,7 +62,7 @@ def test_the_table_says_what_the_audits_say(tmp_path):
     last = "failed because --fail-on fail: 1 failure; 6 sources: 3 passed, 1 failed, 2 could not be read"
     assert done.stderr.splitlines()[-2:] == ["written: fleet.parquet", last]
     assert (
-        "1/6 PASS: good: no findings, by names and shapes alone: transformers is not installed"
+        "1/6 PASS: good: no findings, by names and shapes alone (transformers is not installed)"
         in done.stderr.splitlines()
     )
     assert not (tmp_path / JOURNAL).exists()
