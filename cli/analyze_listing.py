@@ -66,7 +66,7 @@ def listing(checkpoint: Checkpoint, choices: options.Arguments, target: Target) 
     elif skipped:
         reasons = count_reasons(s.reason for s in skipped).items()
         console.print(
-            f"Left out (--all lists them): {'; '.join(f'{n} {reason}' for reason, n in reasons)}", soft_wrap=True
+            f"Left out (--all lists them): {', '.join(f'{n} ({reason})' for reason, n in reasons)}", soft_wrap=True
         )
     if forms:
         console.print(

@@ -95,7 +95,17 @@ def _quoted() -> Generator[None]:
         for name in ("message", "option_name", "cmd_name"):
             if isinstance(held := getattr(error, name, None), str):
                 setattr(error, name, workflow.inert(printable(held.removeprefix(_PREFIX), keep="\n")))
+        _name_format(error)
         raise
+
+
+def _name_format(error: Any) -> None:
+    """Name `--format json` where `--json` was typed."""
+    word = str(getattr(error, "option_name", "")).removeprefix("--")
+    parameters = getattr(getattr(getattr(error, "ctx", None), "command", None), "params", ())
+    choices = [choice for p in parameters if p.name == "format" for choice in p.type_descriptor.choices or ()]
+    if any(word == str(getattr(choice, "value", choice)) for choice in choices):
+        error.possibilities = [f"--format {word}"]
 
 
 def _everywhere(program: Any) -> Generator[Any]:

@@ -228,7 +228,7 @@ def _of(cell: Callable[[Delta], str]) -> Callable[[ModuleChange], str]:
 
 def _both(m: ModuleChange, metric: str) -> str:
     cells = (tables.number(getattr(r, metric), 3) if r.status == "ok" else r.status for r in (m.before, m.after))
-    return " > ".join(cells)
+    return " → ".join(cells)
 
 
 def _angles(left: float | None, right: float | None) -> str:

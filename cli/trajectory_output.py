@@ -202,9 +202,9 @@ def _overview(found: Trajectory, width: int) -> Group:
 
     shown = [m for m in _OVERVIEW if any(row[1][m] for row in rows)]
     first, last = found.steps[0].step, found.steps[-1].step
-    title = f"Step {first} > step {last} (medians per role)"
+    title = f"Step {first} → step {last} (medians per role)"
     return tables.draw(title, [tables.Column("role", lambda r: r[0], right=False), *map(column, shown)], rows, width)
 
 
 def _ends(values: Sequence[tuple[int, float]], digits: int) -> str:
-    return "·" if not values else f"{values[0][1]:.{digits}f} > {values[-1][1]:.{digits}f}"
+    return "·" if not values else f"{values[0][1]:.{digits}f} → {values[-1][1]:.{digits}f}"

@@ -244,4 +244,4 @@ def _tails(comparison: Comparison) -> str | None:
 
 
 def _status(m: ModuleChange) -> str:
-    return f"{m.name} ({m.before.status} > {m.after.status})"
+    return f"{m.name} ({m.before.status} → {m.after.status})"

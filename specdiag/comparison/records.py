@@ -277,7 +277,7 @@ class Comparison(Result, Record, frozen=True, kw_only=True):
         n_lost = sum(bool({m.before.status, m.after.status} & {"nonfinite", "failed"}) for m in self.modules)
         moved += f", {n_lost} without numbers" if n_lost else ""
         return (
-            f"{self.before} > {self.after}: {counted(len(self.modules), 'matrix', 'matrices')} matched{moved}; "
+            f"{self.before} → {self.after}: {counted(len(self.modules), 'matrix', 'matrices')} matched{moved}; "
             f"{len(self.only_before)} only "
             f"before, {len(self.only_after)} only after, {len(self.reshaped)} of other shape"
         )

@@ -87,7 +87,7 @@ def _statuses(comparison: Comparison) -> list[str]:
     changed = [m for m in comparison.modules if m.before.status != m.after.status]
     if not changed:
         return []
-    names = listed(f"{m.name} ({m.before.status} > {m.after.status})" for m in changed)
+    names = listed(f"{m.name} ({m.before.status} → {m.after.status})" for m in changed)
     return [f"Another status after: {names}."]
 
 
@@ -96,6 +96,6 @@ def _balance(comparison: Comparison) -> list[str]:
     if b is None:
         return []
     return [
-        f"Balance of square_alpha over {b.n} attention and MLP matrices: standard deviation {b.sd_before:.3f} > "
-        f"{b.sd_after:.3f}, range {b.range_before:.3f} > {b.range_after:.3f}."
+        f"Balance of square_alpha over {b.n} attention and MLP matrices: standard deviation {b.sd_before:.3f} → "
+        f"{b.sd_after:.3f}, range {b.range_before:.3f} → {b.range_after:.3f}."
     ]

@@ -140,7 +140,7 @@ class Simulation(Result, Record, frozen=True, kw_only=True):
         setting, end = self.setting, self.course[-1] if self.course else None
         return (
             f"{setting.optimizer}, lr {setting.lr:g}, weight decay {setting.weight_decay:g}, {setting.steps} steps: "
-            f"rms {setting.initial_rms:.4g} > {cell(end and end.rms)}, balance {cell(self.balance.rms) or 'none'}"
+            f"rms {setting.initial_rms:.4g} → {cell(end and end.rms)}, balance {cell(self.balance.rms) or 'none'}"
         )
 
     def _columns(self) -> tuple[str, ...]:

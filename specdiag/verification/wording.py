@@ -72,7 +72,7 @@ def details(found: Verification) -> list[Row]:
 
 def numbers(check: TensorCheck) -> str:
     """Write the numbers of a tensor."""
-    parts = [check.dtype if check.dtype == check.dtype_after else f"{check.dtype} > {check.dtype_after}"]
+    parts = [check.dtype if check.dtype == check.dtype_after else f"{check.dtype} → {check.dtype_after}"]
     if check.name_after != check.name:
         parts.append(f"as {check.name_after}")
     if check.layout != "as stored":

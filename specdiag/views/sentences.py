@@ -32,7 +32,7 @@ def coverage(summary: Summary) -> str:
         f"{summary.n_parameters / 1e6:.2f} M parameters ({share:.1f} %) from {counted(summary.n_tensors, 'tensor')}"
     )
     if n_skipped:
-        reasons = "; ".join(f"{n} {reason}" for reason, n in summary.skipped.items())
+        reasons = ", ".join(f"{n} ({reason})" for reason, n in summary.skipped.items())
         text += f". Left out: {reasons}"
     return text + "."
 

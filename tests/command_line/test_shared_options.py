@@ -182,3 +182,10 @@ def test_options_are_named_as_they_are_typed():
         for parameter in command.params:
             if parameter.opts[0].startswith("--"):
                 assert options.listed([parameter.name]) in (*parameter.opts, *parameter.secondary_opts)
+
+
+@pytest.mark.parametrize(("command", "format"), [("analyze", "json"), ("audit", "sarif"), ("compare", "md")])
+def test_a_format_that_is_typed_as_an_option_is_named(command, format):
+    done = run(command, "model", f"--{format}")
+    assert done.exit_code == 2
+    assert f"No such option: --{format} (Possible options: --format {format})" in " ".join(done.output.split())

@@ -170,7 +170,7 @@ def test_bad_values_are_named_and_the_rest_is_compared(tmp_path):
     code, out, err = run(write_checkpoint(tmp_path / "a", a), write_checkpoint(tmp_path / "b", b))
     assert code == 4
     assert f"{Q} (nonfinite)" in err
-    assert f"{Q} (ok > nonfinite)" in out
+    assert f"{Q} (ok → nonfinite)" in out
     code, _, err = run(tmp_path / "a", tmp_path / "b", "--fail-above", "alpha=5")
     assert code == 1
     assert f"alpha has no value after, above 5: {Q}" in err

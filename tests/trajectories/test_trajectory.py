@@ -329,7 +329,7 @@ def test_command(run, tmp_path):
     assert done.stdout.startswith("From step 0 to 60 attention became ")
     head = done.stdout.splitlines()[3].split()
     assert head == ["step", "loss", "balance", "q", "k", "v", "o", "up", "down", "embed", "head"]
-    assert "Step 0 > step 60" in done.stdout
+    assert "Step 0 → step 60" in done.stdout
     assert "step 60: " in done.stderr
     done = invoke("trajectory", run, "-f", "csv")
     lines = done.stdout.splitlines()
