@@ -32,7 +32,7 @@ def test_table_and_saved_report(checkpoint, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.index("Roles (medians") < done.stdout.index("\n15 matrices\n")
     assert "random matrices of the same shapes" in done.stdout
-    assert "1 1-D" in done.stdout
+    assert "1 (1-D" in done.stdout
     assert "report: ckpt.specdiag.json" in done.stderr
     report = load_report(tmp_path / "ckpt.specdiag.json")
     assert len(report) == 15
@@ -74,7 +74,7 @@ def test_dry_run_reads_no_values(checkpoint, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "15 matrices would be analysed" in done.stdout
     assert "GFLOP" in done.stdout
-    assert "1 1-D" in done.stdout
+    assert "1 (1-D" in done.stdout
     assert "model.norm.weight" in specdiag("analyze", checkpoint, "--dry-run", "--all", cwd=tmp_path).stdout
     rows = json.loads(specdiag("analyze", checkpoint, "--dry-run", "-f", "json", cwd=tmp_path).stdout)
     assert sum(r["bytes"] for r in rows) == 4 * (200 * 64 + 2 * (4 * 64 * 64 + 3 * 64 * 160))
