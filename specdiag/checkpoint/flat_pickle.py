@@ -54,13 +54,13 @@ _TENSOR = re.compile(
     + _PUT,
     re.DOTALL,
 )
-"""What follows the name of a tensor: its storage, an offset, sizes, strides, whether it had a gradient, no hooks."""
+"""Steps behind the name of a tensor: its storage, an offset, sizes, strides, whether it had a gradient, no hooks."""
 _TIED = re.compile(_PUT + _GET, re.DOTALL)
-"""What follows the second name of a tensor."""
+"""Steps behind the second name of a tensor."""
 _BEGIN = re.compile(rb"\x80\x02(?:\}" + _PUT + rb"|" + _ORDERED + rb")", re.DOTALL)
 _METADATA = re.compile(rb"\}" + _PUT + rb"X\x09\x00\x00\x00_metadata" + _PUT + _ORDERED, re.DOTALL)
 _VERSION = re.compile(_PUT + rb"\}" + _PUT + rb"(?:" + _or_again(rb"X\x07\x00\x00\x00version") + rb"K.s)?", re.DOTALL)
-"""What follows the name of a module in the versions that torch keeps beside a state dict, and that are not used."""
+"""Steps behind the name of a module in the versions that torch keeps beside a state dict, and that are not used."""
 _MARK, _TEXT, _SET = pickle.MARK[0], pickle.BINUNICODE[0], pickle.SETITEMS[0]
 
 
@@ -72,7 +72,7 @@ class StorageClass:
 
 
 class FlatTensor(Struct, frozen=True):
-    """What a state dict tells of a tensor, in the order of `torch._utils._rebuild_tensor_v2`.
+    """The record of a tensor in a state dict, in the order of `torch._utils._rebuild_tensor_v2`.
 
     Attributes:
         storage: the word `storage`, class, key in the archive, device, and number of values.
