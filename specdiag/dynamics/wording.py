@@ -75,8 +75,9 @@ def findings(simulation: Simulation) -> Iterator[str]:
         return
     tokens = f" ({b.timescale_tokens:.3g} tokens)" if b.timescale_tokens is not None else ""
     yield (
-        f"Decay and updates balance at RMS {b.rms:.4g} at the peak lr (Frobenius {b.frobenius_norm:.4g}). Weights "
-        f"forget over {b.timescale:,.0f} steps{tokens}, the squared norm over {b.norm_time:,.0f}."
+        f"Decay and updates balance at RMS {b.rms:.4g} at the peak lr (Frobenius {b.frobenius_norm:.4g} of "
+        f"{'x'.join(map(str, s.shape))}). Weights forget over {b.timescale:,.0f} steps{tokens}, the squared norm over "
+        f"{b.norm_time:,.0f}."
     )
     if b.steps_to_steady:
         yield f"From RMS {s.initial_rms:.4g} a norm comes within 1 % of its balance after {b.steps_to_steady:,} steps."
