@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Mapping
 
 from specdiag.errors import ComputationError, SourceError, SpecdiagError, UsageError
@@ -34,6 +35,8 @@ def sentence(error: BaseException) -> tuple[str, int]:
         )
     if isinstance(error, RecursionError):
         return "the source nests deeper than can be followed: save its weights alone, as safetensors", INCOMPLETE
+    if isinstance(error, FileNotFoundError) and error.filename is None and not _has_folder():
+        return "the folder in which this was started does not exist any more: change to another", 2
     if isinstance(error, OSError):
         return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", INCOMPLETE
     if isinstance(error, UnicodeEncodeError | UnicodeDecodeError):
@@ -56,6 +59,15 @@ def require_unicode(text: str) -> None:
     """Raise UsageError for the name of a file whose bytes are no UTF-8."""
     if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
         raise UsageError(f"'{text}' is no Unicode, and what is saved could not name it: rename it")
+
+
+def _has_folder() -> bool:
+    """Tell whether the folder in which the process runs still exists."""
+    try:
+        os.getcwd()  # noqa: PTH109
+    except OSError:
+        return False
+    return True
 
 
 def _is_memory(error: BaseException) -> bool:

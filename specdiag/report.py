@@ -20,7 +20,7 @@ from msgspec.structs import replace as replace_record
 from specdiag.errors import SourceError, UsageError
 from specdiag.files import json_decoder, read_start, shortened, write_atomically
 from specdiag.records import ModuleRecord, Provenance, Record, Settings, Skipped, Source, Summary, key
-from specdiag.storage.kinds import REPORT, read_record
+from specdiag.storage.kinds import REPORT, kind_of_file, read_record
 from specdiag.storage.plausibility import implausible_digest, implausible_rows, implausible_summary
 from specdiag.storage.result import Result, cell
 from specdiag.storage.spectra_file import SavedSpectra, is_there, settle, write_pending
@@ -332,8 +332,8 @@ def spectrum_key(name: str, *, randomized: bool = False) -> str:
 
 
 def is_report(path: Path) -> bool:
-    """Return True for a saved report: JSON that opens with its schema."""
-    return read_start(path, 16).startswith(b'{"schema":')
+    """Return True for JSON that opens with its schema, and for a report that another program formatted anew."""
+    return read_start(path, 16).startswith(b'{"schema":') or kind_of_file(path) is REPORT
 
 
 def _spectra_path(path: Path) -> Path:

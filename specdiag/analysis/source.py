@@ -12,6 +12,7 @@ from specdiag.checkpoint.opening import OPENING, PLACE, Opening, OpeningArgument
 from specdiag.checkpoint.tensors import Checkpoint
 from specdiag.errors import SourceError, UsageError
 from specdiag.report import is_report
+from specdiag.storage.kinds import REPORT, kind_of_file
 from specdiag.text import checks
 
 if TYPE_CHECKING:
@@ -85,7 +86,11 @@ def list_source(source: AnalysisSource, **given: Unpack[OpeningArguments]) -> Ch
 
 def _open_location(source: str | os.PathLike[str], opening: Opening) -> Checkpoint:
     if is_report(Path(source)):
-        raise UsageError(f"{os.fspath(source)} is a saved report: read it with specdiag.load_report")
+        kind = kind_of_file(Path(source)) or REPORT
+        way = (
+            "give the checkpoint" if kind is not REPORT else "give the checkpoint, or read it with specdiag.load_report"
+        )
+        raise UsageError(f"{os.fspath(source)} is a saved {kind.name.removeprefix('specdiag ')}, not weights: {way}")
     from specdiag.checkpoint.reader import open_checkpoint
 
     return open_checkpoint(

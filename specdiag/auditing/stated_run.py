@@ -113,12 +113,12 @@ def stated_run(
             + (f"; {', '.join(f'{name}=' for name in given)} goes with them" if given else "")
         )
     run = StatedRun(
-        weight_decay=checks.number("weight_decay", weight_decay, above=0, hint="of the run"),
-        lr=checks.number("lr", lr, above=0, hint="of the run"),
+        weight_decay=checks.rate("weight_decay", weight_decay, above=0, hint="of the run"),
+        lr=checks.rate("lr", lr, above=0, hint="of the run"),
         steps=None if steps is None else checks.whole("steps", steps, least=1, hint="the optimizer steps of the run"),
         lr_shape=lr_shape,
         warmup=warmup,
-        final_lr=None if final_lr is None else checks.number("final_lr", final_lr, least=0),
+        final_lr=None if final_lr is None else checks.rate("final_lr", final_lr),
         initial_rms=None if initial_rms is None else checks.number("initial_rms", initial_rms, least=0),
     )
     _check(run)

@@ -9,17 +9,7 @@ import struct
 import msgspec
 
 from specdiag.checkpoint import conversions
-from specdiag.storage.kinds import (
-    AUDIT,
-    COMPARISON,
-    LEDGER,
-    NORM_CHECK,
-    PLAN,
-    REPORT,
-    SIMULATION,
-    TRAJECTORY,
-    WATCHED,
-)
+from specdiag.storage.kinds import KINDS, one
 
 _MAGIC: tuple[tuple[bytes, str], ...] = (
     (
@@ -47,16 +37,9 @@ _ENCODINGS: tuple[tuple[bytes, str, str], ...] = (
     (codecs.BOM_UTF16_BE, "utf-16", "UTF-16"),
 )
 _GIVE = "give a report or a checkpoint"
+_OTHER_JSON = f"JSON, not weights: {_GIVE}"
 _JSON: tuple[tuple[frozenset[str], str], ...] = (
-    (frozenset(("schema", "records", "summary")), f"a {REPORT.name}, not weights: give the checkpoint"),
-    (frozenset(("schema", "report_digest", "entries")), f"a {PLAN.name}, not weights: {_GIVE}"),
-    (frozenset(("schema", "roles", "modules")), f"a {COMPARISON.name}, not weights: {_GIVE}"),
-    (frozenset(("schema", "findings", "verdict")), f"an {AUDIT.name}, not weights: {_GIVE}"),
-    (frozenset(("schema", "run", "rows")), f"a {TRAJECTORY.name}, not weights: {_GIVE}"),
-    (frozenset(("schema", "setting", "course")), f"a {SIMULATION.name}, not weights: {_GIVE}"),
-    (frozenset(("schema", "errors", "left_out")), f"a {NORM_CHECK.name}, not weights: {_GIVE}"),
-    (frozenset(("schema", "run", "options", "steps")), f"the {LEDGER.name}, not weights: {_GIVE}"),
-    (frozenset(("schema", "every", "modules")), f"a {WATCHED.name}, not weights: {_GIVE}"),
+    *((frozenset(("schema", kind.field)), f"{one(kind)}, not weights: {_GIVE}") for kind in KINDS),
     (frozenset(("weight_map",)), "an index of shards under another name: give its folder"),
     (frozenset(("peft_type",)), "an adapter's configuration, not its weights: give the folder"),
     (frozenset(("model_type",)), "a model's configuration, not its weights: give the folder"),
@@ -135,8 +118,8 @@ def _json(text: str) -> str:
     try:
         keys = _object.decode(text.encode()).keys()
     except (ValueError, RecursionError):  # another value, only its beginning, or several objects one a line
-        return "JSON, not weights"
-    return next((kind for required, kind in _JSON if required <= keys), "JSON, not weights")
+        return _OTHER_JSON
+    return next((kind for required, kind in _JSON if required <= keys), _OTHER_JSON)
 
 
 def _plain(text: str) -> str:

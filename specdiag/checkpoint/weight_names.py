@@ -14,9 +14,9 @@ TUNED = re.compile(r"(?P<before>.*hf_model_)(?P<number>\d{4})(?P<epoch>_\d+\.pt)
 """Names of torchtune's shards, of which each epoch has a set."""
 NOT_WEIGHTS = re.compile(
     r"(training_args|optimizer|scheduler|scaler|sampler|rng_state|random_states|recipe_state)[^/]*|.*_optim_states\.pt"
-    r"|__\d+\.metadata|optim_\d+(_rank\d+)?\.pt"
+    r"|__\d+\.metadata|optim_\d+(_rank\d+)?\.pt|.*\.spectra\.safetensors"
 )
-"""Beginnings of names of what a training script saves beside weights."""
+"""Beginnings of names of what a training script saves beside weights, and the spectra that a report saves."""
 MOMENT = re.compile(rf"(.*/)?zero/[^/]+/(step|{'|'.join(sorted(MOMENTS))})\.pt")
 """Files of a universal checkpoint of DeepSpeed that hold an optimizer's state of one parameter."""
 

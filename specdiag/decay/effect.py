@@ -289,8 +289,8 @@ def _check(
     if not ratios:
         raise UsageError("no module takes part in this plan: there is nothing to predict")
     checks.one_of("lr_schedule", schedule, get_args(LrSchedule))
-    checks.number("base_weight_decay", base_weight_decay, least=0)
-    checks.number("lr", lr, least=0)
+    checks.rate("base_weight_decay", base_weight_decay)
+    checks.rate("lr", lr)
     checks.whole("steps_left", steps_left, least=0)
     if not all(math.isfinite(ratio) and ratio >= 0 for ratio in ratios):
         raise UsageError(

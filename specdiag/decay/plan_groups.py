@@ -86,8 +86,8 @@ def param_groups(
     Raises:
         UsageError: no base decay is known, or the plan does not fit the model.
     """
-    weight_decay = None if weight_decay is None else checks.number("weight_decay", weight_decay, least=0)
-    lr = None if lr is None else checks.number("lr", lr, least=0)
+    weight_decay = None if weight_decay is None else checks.rate("weight_decay", weight_decay)
+    lr = None if lr is None else checks.rate("lr", lr)
     base = plan.base_weight_decay if weight_decay is None else weight_decay
     if base is None:
         raise UsageError("the plan has no base weight decay: give one, as in param_groups(model, weight_decay=0.1)")

@@ -104,6 +104,7 @@ def recommend(
         >>> plan["model.layers.0.self_attn.q_proj.weight"].ratio <= 3.0
         True
     """
+    check_basis(basis)
     options.check({"tail": _tail(basis), **analysis}, options.UNSELECTED)
     include, exclude, roles = (
         checks.texts("include", include),
@@ -114,7 +115,7 @@ def recommend(
     preserve_mean = checks.flag("preserve_mean", preserve_mean)
     base_origin = checks.text("base_origin", base_origin)
     weight_decay, lr = (
-        None if value is None else checks.number(name, value, least=0, most=checks.MOST_RATE, hint=f"such as {usual}")
+        None if value is None else checks.rate(name, value, hint=f"such as {usual}")
         for name, value, usual in (("weight_decay", weight_decay, 0.1), ("lr", lr, 0.001))
     )
     steps_left = None if steps_left is None else checks.whole("steps_left", steps_left, least=0)
@@ -205,9 +206,8 @@ def recommend(
 
 
 def _check(rule: str, basis: str, compat: str | None, progress: object) -> None:
-    check_basis(basis)
     checks.function("progress", progress)
-    if compat not in (None, "reference"):
+    if compat is not None and not (isinstance(compat, str) and compat == "reference"):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise UsageError(f"unknown compat={checks.shown(compat)}; there is 'reference'")
     if rule == "log2" and basis in ("frobenius_norm", "spectral_norm"):
         raise UsageError(f"rule log2 needs values above 1, which {basis} need not be; choose linear or sqrt")

@@ -108,7 +108,7 @@ def decay_schedule(
     if peak_lr is None or steps_total is None:
         raise UsageError(f"schedule {method} follows the lr: give its peak with peak_lr=, and steps_total=")
     checks.one_of("lr_shape", lr_shape, get_args(LrShape))
-    peak_lr = checks.number("lr", peak_lr, above=0, most=checks.MOST_RATE, hint="the peak of the schedule")
+    peak_lr = checks.rate("lr", peak_lr, above=0, hint="the peak of the schedule")
     steps_total = checks.whole("steps_total", steps_total, least=1)
     warmup = checks.whole("warmup", warmup, least=0)
     momentum = checks.number("momentum", momentum, least=0, below=1)

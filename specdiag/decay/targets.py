@@ -194,7 +194,7 @@ def check_basis(basis: object) -> None:
     Raises:
         UsageError: the basis is unknown, or cannot be compared across shapes.
     """
-    if basis == "rho":  # a common request
+    if isinstance(basis, str) and basis == "rho":  # a common request
         raise UsageError(
             "rho compares a matrix with noise of its own shape and cannot be compared across shapes (the same "
             "structure scores .68 in a square and .33 at 8:1); choose basis='square'"

@@ -91,7 +91,7 @@ def simulate(
     gradient_rms = checks.number("gradient_rms", gradient_rms, most=_LARGEST)
     start = _initial_rms(shape, initial_rms, initial_norm)
     lr, weight_decay, final_lr = (
-        checks.number(name, value, most=checks.MOST_RATE)
+        checks.rate(name, value, least=None)
         for name, value in (("lr", lr), ("weight_decay", weight_decay), ("final_lr", final_lr))
     )
     steps = checks.whole("steps", steps)

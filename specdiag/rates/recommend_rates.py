@@ -80,7 +80,7 @@ def recommend_rates(
     checks.one_of("per", per, get_args(Per))
     checks.one_of("basis", basis, get_args(RateBasis))
     preserve_mean, embeddings = checks.flag("preserve_mean", preserve_mean), checks.flag("embeddings", embeddings)
-    lr = None if lr is None else checks.number("lr", lr, least=0, most=checks.MOST_RATE, hint="such as 0.001")
+    lr = None if lr is None else checks.rate("lr", lr, hint="such as 0.001")
     checks.function("progress", progress)
     report = report_of(source, progress, analysis, {})
     targets = decay_targets(report.records, include=include, exclude=exclude, roles=roles)

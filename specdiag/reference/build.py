@@ -66,7 +66,7 @@ def build_reference(
         'the same model as org/llama: their weights have the cosine ...'
     """
     options.check(analysis)
-    if is_location(sources) or not sources:
+    if is_location(sources) or not isinstance(sources, Sequence) or not sources:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise UsageError("sources= is a list of checkpoints and reports, of at least one")
     candidates: list[Candidate] = []
     reasons: list[str | None] = []

@@ -12,12 +12,13 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from specdiag.errors import SourceError
-from specdiag.files import json_decoder, read_whole, shortened
+from specdiag.files import json_decoder, read_start, read_whole, shortened
 
 T = TypeVar("T")
 
 LIMIT = 1 << 30
 """Bytes of the largest record that is read: a report of 100,000 matrices has 60 MB."""
+_N_START = 64
 
 
 class Kind(NamedTuple):
@@ -92,7 +93,22 @@ def read_record(path: Path, decode: Callable[[bytes], T], kind: Kind, *, limit: 
         other = _kind_of(data)
         if other is None or other is kind:
             raise SourceError(f"{path} is no {kind.name} ({error}); {kind.remedy}") from error
-        raise SourceError(f"{path} is {_one(other)}, not {_one(kind)}: {kind.remedy}") from error
+        raise SourceError(f"{path} is {one(other)}, not {one(kind)}: {kind.remedy}") from error
+
+
+def kind_of_file(path: Path) -> Kind | None:
+    """Tell the kind of a saved record, as it was written or formatted anew; None for any other file.
+
+    Args:
+        path: the file.
+    """
+    start = read_start(path, _N_START)
+    if not start.lstrip().startswith(b"{"):
+        return None
+    try:
+        return _kind_of(read_whole(path, LIMIT))
+    except OSError:
+        return None
 
 
 def _kind_of(data: bytes) -> Kind | None:
@@ -101,10 +117,11 @@ def _kind_of(data: bytes) -> Kind | None:
         fields = _read_fields(data)
     except msgspec.DecodeError:
         return None
-    return next((kind for kind in KINDS if kind.field in fields), None)
+    return next((kind for kind in KINDS if "schema" in fields and kind.field in fields), None)
 
 
-def _one(kind: Kind) -> str:
+def one(kind: Kind) -> str:
+    """Name a kind with its article."""
     return f"{'an' if kind.name[0] in 'aeiou' else 'a'} {kind.name}"
 
 

@@ -21,6 +21,8 @@ MOST = 2**63 - 1
 """The largest whole number that every file format here can hold."""
 MOST_RATE = 1e6
 """The largest learning rate or weight decay that is accepted."""
+LEAST_RATE = 1e-20
+"""The smallest one above 0: the steps in which a product of two of them acts are still counted."""
 
 
 def one_of(name: str, value: object, allowed: Iterable[str]) -> None:
@@ -80,6 +82,26 @@ def number(
     return converted
 
 
+def rate(name: str, value: object, *, least: float | None = 0, above: float | None = None, hint: str = "") -> float:
+    """Check a learning rate or a weight decay.
+
+    Args:
+        name: of the argument.
+        value: what was given.
+        least: the smallest that is allowed.
+        above: what it must exceed.
+        hint: as of `number`.
+
+    Raises:
+        UsageError: it is no finite number, outside of the bounds, or so near to 0 that steps cannot be counted.
+    """
+    checked = number(name, value, least=None if above is not None else least, above=above, most=MOST_RATE, hint=hint)
+    if 0 < checked < LEAST_RATE:
+        zero = "" if above is not None else "0, or "
+        raise UsageError(f"{name}={shown(value)}: give {zero}a number of at least {LEAST_RATE:g}{_after(hint)}")
+    return checked
+
+
 def pair(name: str, value: object) -> tuple[float, float]:
     """Check two finite numbers.
 
@@ -129,9 +151,10 @@ def wholes(name: str, value: object) -> tuple[int, ...]:
     Raises:
         UsageError: it is nothing to iterate over, or holds anything else.
     """
-    if not isinstance(value, Iterable) or isinstance(value, (str, bytes)):
+    items = _items(value)
+    if items is None:
         raise UsageError(f"{name}={shown(value)}: give whole numbers, such as (64, 64)")
-    return tuple(whole(name, each, least=0) for each in cast("Iterable[object]", value))
+    return tuple(whole(name, each, least=0) for each in items)
 
 
 def flag(name: str, value: object) -> bool:
@@ -183,9 +206,10 @@ def texts(name: str, value: object) -> tuple[str, ...]:
     """
     if isinstance(value, str):
         return (text(name, value),)
-    if not isinstance(value, Iterable) or isinstance(value, (bytes, bytearray)):
+    items = _items(value)
+    if items is None:
         raise UsageError(f"{name}={shown(value)}: give a text or several")
-    return tuple(text(name, item) for item in cast("Iterable[object]", value))
+    return tuple(text(name, item) for item in items)
 
 
 def each_of(name: str, value: object, allowed: Sequence[_T]) -> tuple[_T, ...]:
@@ -289,6 +313,16 @@ def shown(value: object) -> str:
         written = f"a {type(value).__name__}"
     written = written.replace("\n", " ")
     return written if len(written) <= _SHOWN else f"{written[: _SHOWN - 3]}..."
+
+
+def _items(value: object) -> tuple[object, ...] | None:
+    """List what a value holds; None for a text, for bytes, and for what holds nothing."""
+    if not isinstance(value, Iterable) or isinstance(value, (str, bytes, bytearray)):
+        return None
+    try:
+        return tuple(cast("Iterable[object]", value))
+    except TypeError:  # an array without axes, of numpy or torch
+        return None
 
 
 def _real(value: object) -> float | None:

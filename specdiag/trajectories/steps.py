@@ -62,7 +62,11 @@ class RunStep:
 
 
 def find_steps(
-    source: str | os.PathLike[str], revisions: str | Sequence[str] = (), *, stream: bool = False
+    source: str | os.PathLike[str],
+    revisions: str | Sequence[str] = (),
+    *,
+    stream: bool = False,
+    takes_revisions: bool = True,
 ) -> list[RunStep]:
     """Find the checkpoints of a run, in the order of their steps.
 
@@ -73,6 +77,7 @@ def find_steps(
             `revisions`, a hub repository.
         revisions: branches, tags or commits whose names hold the step.
         stream: True to read them by ranges instead of downloading them.
+        takes_revisions: False where the caller follows no run on the hub, so that no message offers it.
 
     Raises:
         UsageError: two checkpoints have the same step, a name has no number, or there is nothing to stream.
@@ -93,7 +98,8 @@ def find_steps(
         return _in_order(RunStep(_number(_stem(Path(path))), path) for path in matches)
     path = expanded(text)
     if not path.exists():
-        raise SourceError(f"no such directory: '{text}'; for a run on the hub give revisions=")
+        on_hub = "; for a run on the hub give revisions=" if takes_revisions else ": the run must be on this machine"
+        raise SourceError(f"no such directory: '{text}'{on_hub}")
     steps = numbered(path)
     if steps:
         return _in_order(steps)
@@ -107,9 +113,9 @@ def find_steps(
             f"'{text}' holds no checkpoint-N and no stepN: give a glob of its checkpoints, in quotes, or the one file "
             "that the run writes again and again"
         )
+    on_hub = ", or a hub repository with revisions=" if takes_revisions else ""
     raise SourceError(
-        f"'{text}' is no run: give a directory with checkpoint-N or stepN in it, a glob in quotes, or a hub "
-        "repository with revisions="
+        f"'{text}' is no run: give a directory with checkpoint-N or stepN in it, or a glob in quotes{on_hub}"
     )
 
 

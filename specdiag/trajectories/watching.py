@@ -172,7 +172,7 @@ class _Look:
     def _present_steps(self, path: Path) -> list[RunStep]:
         """List the checkpoints that exist now; none are allowed unless `once`, nor a file that was there before."""
         try:
-            return find_steps(self.run)
+            return find_steps(self.run, takes_revisions=False)
         except SourceError:
             if self.once or not (path.is_dir() or "*" in str(path) or self.recorder is not None):
                 raise

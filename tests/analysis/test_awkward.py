@@ -184,7 +184,14 @@ def test_what_is_no_source(source, sentence):
 
 def test_a_report_is_no_checkpoint(tmp_path):
     path = specdiag.analyze({Q.format(0): weights()}).save(tmp_path / "a.json")
-    with pytest.raises(UsageError, match=r"saved report: read it with specdiag\.load_report"):
+    with pytest.raises(UsageError, match=r"saved report, not weights: .* read it with specdiag\.load_report"):
+        specdiag.analyze(path)
+
+
+def test_a_comparison_is_called_what_it_is(tmp_path):
+    state = {Q.format(0): weights()}
+    path = specdiag.compare(state, state).save(tmp_path / "a.json")
+    with pytest.raises(UsageError, match=r"a.json is a saved comparison, not weights: give the checkpoint$"):
         specdiag.analyze(path)
 
 

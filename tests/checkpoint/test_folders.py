@@ -214,3 +214,11 @@ def test_an_optimizer_beside_a_numbered_model(tmp_path: Path) -> None:
     torch.save({"state": {}, "param_groups": []}, tmp_path / "optim_000500_rank0.pt")
     (tmp_path / "meta_000500.json").write_text("{}")
     assert open_checkpoint(tmp_path).source.files == ("model_000500.pt",)
+
+
+def test_the_spectra_of_a_report_beside_the_model_are_no_model(tmp_path: Path) -> None:
+    write(tmp_path / "mine.safetensors")
+    first = specdiag.analyze(tmp_path).save(tmp_path / "first.json")
+    assert first.with_suffix(".spectra.safetensors").exists()
+    assert open_checkpoint(tmp_path).source.files == ("mine.safetensors",)
+    assert open_checkpoint(tmp_path).source.ignored == ()

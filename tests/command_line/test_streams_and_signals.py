@@ -61,6 +61,19 @@ def test_a_full_disk_behind_stdout_costs_the_table_alone(folder):
     assert load_report(folder / "r.json").complete
 
 
+@pytest.mark.parametrize("arguments", ["--help", "--version", "analyze --help", "--show-completion", ""])
+def test_a_full_disk_behind_help(folder, arguments):
+    done = run(f"specdiag {arguments} >/dev/full", folder)
+    assert done.returncode == 4
+    assert done.stderr == b"error: stdout: No space left on device: what was to be printed is lost\n"
+
+
+def test_a_folder_that_was_deleted_meanwhile(folder):
+    done = run(f"mkdir gone; cd gone; rmdir ../gone; specdiag -q analyze {folder}/m", folder)
+    assert done.returncode == 2
+    assert done.stderr == b"error: the folder in which this was started does not exist any more: change to another\n"
+
+
 @pytest.mark.parametrize("arguments", ["analyze m -f json", "analyze m -f csv", "audit m -f json", "recommend m --export toml"])  # fmt: skip
 def test_data_that_goes_nowhere_is_a_failure(folder, arguments):
     done = run(f"specdiag -q {arguments} >&-", folder)

@@ -76,6 +76,13 @@ def test_a_loaded_report_is_saved_with_its_eigenvalues(report, tmp_path):
         assert np.array_equal(again.eigenvalues(name), report.eigenvalues(name))
 
 
+@pytest.mark.parametrize("how", [{"indent": 2}, {"sort_keys": True}], ids=["indented", "sorted"])
+def test_a_report_that_another_program_formatted(report, tmp_path, how):
+    path = report.save(tmp_path / "a.json")
+    path.write_text(json.dumps(json.loads(path.read_text()), **how))
+    assert specdiag.recommend(path).entries == specdiag.recommend(report).entries
+
+
 def test_without_spectra(report, tmp_path):
     again = load_report(report.save(tmp_path / "a.json", spectra=False))
     assert not (tmp_path / "a.spectra.safetensors").exists()

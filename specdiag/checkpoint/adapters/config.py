@@ -98,7 +98,9 @@ class AdapterConfig:
         if self.prunes:
             flags = self._flags(module)
             return self._whole("init_r", self.settings.get("init_r")) if flags is None else flags.count(True)
-        return self._whole("r", self._ranks.first(module, self.settings.get("r")))
+        default = self.settings.get("r")
+        rank = self._ranks.first(module, default)
+        return self._whole("r" if rank is default else "rank_pattern", rank)
 
     def scale(self, module: str, rank: int) -> float | None:
         """Compute the factor by which the product of the two factors is multiplied.
@@ -116,11 +118,13 @@ class AdapterConfig:
         Raises:
             SourceError: a pattern cannot be followed, or alpha or a rank is no number that a scale can be made of.
         """
-        alpha = self._alphas.first(module, self.settings.get("lora_alpha"))
+        default = self.settings.get("lora_alpha")
+        alpha = self._alphas.first(module, default)
         if alpha is None and "lora_alpha" not in self.settings:
             return None
         if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not abs(alpha) <= _LARGEST_ALPHA:
-            raise _damaged("lora_alpha", alpha, "no number that a scale can be made of")
+            key = "lora_alpha" if alpha is default else "alpha_pattern"
+            raise _damaged(key, alpha, "no number that a scale can be made of")
         if self.prunes:
             first_rank = self._whole("init_r", self.settings.get("init_r"))
             return (alpha if alpha > 0 else float(rank)) / ((rank if first_rank is None else first_rank) + 1e-5)
