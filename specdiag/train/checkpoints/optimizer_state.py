@@ -14,10 +14,12 @@ from specdiag.checkpoint.torch_load import load_torch
 from specdiag.errors import SourceError
 from specdiag.live.parameters import ParamGroup, live_parameters, untied
 from specdiag.train.checkpoints.finite import check_plain
+from specdiag.train.foreign.plausible import check_options
 
 Moments = Mapping[str, Mapping[str, object]]
 """Saved state by parameter name."""
 
+_OF_ADAM = ("step", "exp_avg", "exp_avg_sq")
 _MOST_STEPS = 1 << 53
 """Bound of a step counter: it may be a float, which cannot count further."""
 
@@ -84,9 +86,13 @@ def check_optimizer(path: Path, optimizer: Optimizer, model: nn.Module) -> tuple
         A sentence on what was compared, and the saved state by parameter name.
 
     Raises:
-        SourceError: groups, counts or shapes differ, or a parameter has no state.
+        SourceError: groups, counts or shapes differ, a parameter has no state, or Adam would get options that it
+            refuses or lack a moment.
     """
     saved_groups, state = read_optimizer(path)
+    is_adam = isinstance(optimizer, torch.optim.Adam)
+    if is_adam:
+        check_options(str(path), saved_groups)
     groups = [group["params"] for group in optimizer.param_groups]
     counts, expected = [len(group["params"]) for group in saved_groups], [len(group) for group in groups]
     if counts != expected:
@@ -99,7 +105,10 @@ def check_optimizer(path: Path, optimizer: Optimizer, model: nn.Module) -> tuple
     n_tensors = 0
     moments: dict[str, Mapping[str, object]] = {}
     for key, parameter in zip(keys, (p for group in groups for p in group), strict=True):
-        n_tensors += _check_state(path, names[parameter], _state_of(state, key), parameter)
+        own = _state_of(state, key)
+        n_tensors += _check_state(path, names[parameter], own, parameter)
+        if is_adam and (lost := [entry for entry in _OF_ADAM if entry not in (own or {})]):
+            raise SourceError(f"{path} has no {lost[0]} for {names[parameter]}, which Adam needs: it is damaged")
         moments[names[parameter]] = state[key]
     return f"{n_tensors} state tensors of {len(keys)} parameters have the shapes of their parameters.", moments
 
