@@ -14,6 +14,7 @@ from glob import has_magic
 from specdiag.checkpoint.distributed.folders import accelerate_models, refuse_unfinished, slices_set
 from specdiag.checkpoint.formats import ARRAYS, FORMATS, WEIGHT_SUFFIXES
 from specdiag.checkpoint.loaded_names import LOADED
+from specdiag.checkpoint.long_names import brief
 from specdiag.checkpoint.no_weights import describe_nothing
 from specdiag.checkpoint.parts import METADATA, refuse_part, refuse_parts
 from specdiag.checkpoint.shard_sets import all_of_its_set, missing_shards, set_of
@@ -116,7 +117,7 @@ def _matching(names: Sequence[str], pick: str, where: str) -> ModelFiles:
     matching = [name for name in names if has_magic(pick) and fits([name], [pick])]
     if not matching:
         contents = listed(weight_files(names) or names, _LISTED)
-        raise UsageError(f"{where} has no file '{pick}'; it has {contents or 'none at all'}")
+        raise UsageError(f"{where} has no file '{brief(pick)}'; it has {contents or 'none at all'}")
     for name in matching:
         refuse_part(name, f"{where}/{name}", names.__contains__)
     strange = next((name for name in matching if not name.endswith(WEIGHT_SUFFIXES)), None)

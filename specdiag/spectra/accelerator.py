@@ -23,6 +23,7 @@ from specdiag.spectra.eigenvalues import (
     spectrum,
 )
 from specdiag.spectra.float_types import FloatType, RawArray
+from specdiag.text.checks import shown
 
 _log = logging.getLogger("specdiag")
 _TORCH_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -42,7 +43,7 @@ def resolve_device(device: str) -> str:
             return "cuda:0"
         return "mps" if torch.backends.mps.is_available() else "cpu"
     if not re.fullmatch(r"cuda(:\d+)?|mps", device):
-        raise UsageError(f"unknown device '{device}'; choose auto, cpu, cuda, cuda:N or mps")
+        raise UsageError(f"unknown device {shown(device)}; choose auto, cpu, cuda, cuda:N or mps")
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:

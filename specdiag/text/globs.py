@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from specdiag.errors import UsageError
+from specdiag.text.checks import shown
 from specdiag.text.printable import printable
 
 
@@ -58,4 +59,4 @@ def check_globs(argument: str, patterns: Iterable[str], tensors: Sequence[Sequen
     for pattern in patterns:
         if not any(fits(names, (pattern,)) for names in tensors):
             example = f"; their names look like '{printable(tensors[0][0])}'" if tensors else ""
-            raise UsageError(f"{argument}='{printable(pattern)}' matches none of {len(tensors)} {what}{example}")
+            raise UsageError(f"{argument}={printable(shown(pattern))} matches none of {len(tensors)} {what}{example}")

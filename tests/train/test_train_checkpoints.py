@@ -44,6 +44,7 @@ DAMAGE = {
     "no rng_state.pth": lambda at: (at / "rng_state.pth").unlink(),
     "optimizer.pt is cut short": lambda at: cut(at / "optimizer.pt"),
     "scheduler.pt is no file of torch.save": lambda at: cut(at / "scheduler.pt", 0),
+    "rng_state.pth is no file of torch.save": lambda at: (at / "rng_state.pth").write_bytes(b"garbage"),
     "trainer_state.json is no JSON: cut short": lambda at: cut(at / "trainer_state.json"),
     "trainer_state.json is of step 5": lambda at: changed_state(at / "trainer_state.json", global_step=5),
     "optimizer.pt is of step 4": lambda at: shutil.copy(at.parent / "checkpoint-4" / "optimizer.pt", at),

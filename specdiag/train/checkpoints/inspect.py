@@ -184,7 +184,7 @@ def _zip_defect(path: Path) -> Iterator[str]:
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
         yield f"{path.name} is cut short, or damaged ({error})"
         return
-    if not zipped and path.name in (OPTIMIZER, SCHEDULER):
+    if not zipped and (path.name in (OPTIMIZER, SCHEDULER) or path.name.startswith("rng_state")):
         yield f"{path.name} is no file of torch.save"
 
 
