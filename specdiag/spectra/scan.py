@@ -76,7 +76,7 @@ def scan(stack: RawArray, dtype: FloatType) -> Scan:
             high = block[block <= largest].max(initial=0)
         top = max(top, high)
 
-    rows, cols = _dead(codes & magnitude, stack.shape) if has_zero else (0, 0)
+    rows, cols = _dead(codes.reshape(stack.shape), magnitude) if has_zero else (0, 0)
     return Scan(
         n_nonfinite=nonfinite,
         n_denormal=denormal,
@@ -103,10 +103,11 @@ def _codes(itemsize: int) -> tuple[np.dtype[Any], Any]:
     return unsigned, unsigned.type(np.iinfo(unsigned).max >> 1)
 
 
-def _dead(codes: RawArray, shape: tuple[int, ...]) -> tuple[int, int]:
-    """Rows and columns that are zero in every slice."""
-    alive = codes.reshape(shape) != 0
-    return int(np.count_nonzero(~alive.any(axis=(0, 2)))), int(np.count_nonzero(~alive.any(axis=(0, 1))))
+def _dead(codes: RawArray, magnitude: Any) -> tuple[int, int]:
+    """Rows and columns that are zero in every slice: looked for among those that begin with zero."""
+    rows, cols = (~(codes[at] & magnitude).any(axis=0) for at in ((slice(None), slice(None), 0), (slice(None), 0)))
+    in_rows, in_cols = codes[:, rows] & magnitude, codes[:, :, cols] & magnitude
+    return int(np.count_nonzero(~in_rows.any(axis=(0, 2)))), int(np.count_nonzero(~in_cols.any(axis=(0, 1))))
 
 
 @lru_cache
