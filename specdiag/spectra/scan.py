@@ -20,7 +20,7 @@ _BLOCK_VALUES = 1 << 17
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """Counts over one matrix (all its slices) and the SHA-256 of its values in C order, storage type."""
+    """Counts over one matrix (all its slices) and the SHA-256 of its values in C order, storage type, if asked for."""
 
     n_nonfinite: int
     n_denormal: int
@@ -28,7 +28,7 @@ class Scan:
     n_dead_rows: int
     n_dead_cols: int
     largest: float
-    digest: str
+    digest: str | None
 
 
 def scans(stacks: RawArray, dtype: FloatType) -> list[Scan]:
@@ -48,12 +48,13 @@ def scans(stacks: RawArray, dtype: FloatType) -> list[Scan]:
     ]
 
 
-def scan(stack: RawArray, dtype: FloatType) -> Scan:
+def scan(stack: RawArray, dtype: FloatType, *, with_digest: bool = True) -> Scan:
     """Count what is wrong with the values.
 
     Args:
         stack: raw values, shape [s, rows, cols], C-contiguous, in the storage type.
         dtype: that type.
+        with_digest: False where nobody compares the values with others.
     """
     unsigned, magnitude = _codes(dtype.storage.itemsize)
     codes = stack.view(unsigned).reshape(-1, stack.shape[-1])
@@ -84,7 +85,7 @@ def scan(stack: RawArray, dtype: FloatType) -> Scan:
         n_dead_rows=rows,
         n_dead_cols=cols,
         largest=_widened(np.array([top], unsigned), dtype)[0],
-        digest=_digest(stack),
+        digest=_digest(stack) if with_digest else None,
     )
 
 
