@@ -134,8 +134,11 @@ def norms(values: Array, *axes: int) -> Array:
 
     Args:
         values: any shape.
-        axes: those that vanish.
+        axes: those that vanish, counted from the first.
     """
+    if is_numpy(values):
+        every = list(range(values.ndim))
+        return np.einsum(values, every, values, every, [axis for axis in every if axis not in axes]) ** 0.5
     return (values * values).sum(axis=axes) ** 0.5
 
 

@@ -83,7 +83,7 @@ def router(weight: Weight, norm: StoredNorm | None, device: str) -> Array:
 
 
 def balanced_scoring(block: Block, attention: Attention, device: str) -> Array:
-    """Compute queries and keys in balance, without biases, one above the other, shape [H h + groups h, d].
+    """Compute queries and keys in balance, without biases, one after the other in one axis.
 
     Norms of queries and keys leave the scale of a head, or of all heads, and no other freedom.
 
@@ -98,23 +98,23 @@ def balanced_scoring(block: Block, attention: Attention, device: str) -> Array:
     else:
         q, k = (filled(norm.read(device).gain, 1.0) for norm in attention.head_norms)
         heads = normalised(heads, HeadNorm(q_gain=q, k_gain=k))
-    return joined([side[..., :width].reshape(-1, width) for side in (heads.q, heads.k)])
+    return joined([side[..., :width].reshape(-1) for side in (heads.q, heads.k)])
 
 
 def balanced_moving(block: Block, attention: Attention, device: str) -> Array:
-    """Compute values and outputs in balance, one above the other, the latter transposed: [groups h + H h, d].
+    """Compute values and outputs in balance, one after the other in one axis.
 
     Args:
         block: wiring.
         attention: of that block.
         device: on which it is computed.
     """
-    heads, width = balance_moving(_moving(block, attention, device)), attention.v.shape[1]
-    return joined([heads.v.reshape(-1, width), permuted(heads.o, 0, 2, 1).reshape(-1, width)])
+    heads = balance_moving(_moving(block, attention, device))
+    return joined([heads.v.reshape(-1), permuted(heads.o, 1, 0, 2).reshape(-1)])
 
 
 def balanced_mlp(block: Block, mlp: Mlp, roles: Collection[str], device: str) -> Array:
-    """Compute gate, up and down in balance, without biases, one above the other, the last transposed.
+    """Compute gate, up and down in balance, without biases, one after the other in one axis.
 
     Neurons that can be rescaled are balanced.
 
@@ -123,19 +123,16 @@ def balanced_mlp(block: Block, mlp: Mlp, roles: Collection[str], device: str) ->
         mlp: of that block.
         roles: those that are wanted.
         device: on which it is computed.
-
-    Returns:
-        Shape [m, d] for each of them.
     """
     width = mlp.up.shape[1]
     up = read(mlp.up, mlp.norm, device)[:, :width]
     down = fold_writer(mlp.down.read(device).weight, is_layer=block.wiring.norm == "layer")
     if mlp.power is not None:
         up, down = balance_neurons(up, down, mlp.power)
-    found = {"up": up, "down": down.T}
+    found = {"up": up, "down": down}
     if mlp.gate is not None and "gate" in roles:
         found = {"gate": read(mlp.gate, mlp.norm, device)[:, :width], **found}
-    return joined([values for role, values in found.items() if role in roles])
+    return joined([values.reshape(-1) for role, values in found.items() if role in roles])
 
 
 def scores(block: Block, attention: Attention, device: str) -> Scoring:

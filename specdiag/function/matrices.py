@@ -205,22 +205,20 @@ def _balanced_mlp(block: Block, mlp: Mlp, rows: Sequence[WeightMatrix], device: 
 def _together(
     weights: Sequence[Weight], compute: Compute, device: str, products: float = 0.0
 ) -> dict[str, WeightMatrix]:
-    """Cut matrices that are computed one above the other, those that write to the stream transposed."""
+    """Cut matrices that are computed one after the other."""
     found: dict[str, WeightMatrix] = {}
-    width = weights[0].shape[1]
-    sizes = [prod(weight.shape) // width for weight in weights]
+    sizes = [prod(weight.shape) for weight in weights]
     first = weights[0].matrix
     eps = COARSE if first.dequantized else FLOAT_TYPES[first.tensor.values_dtype].eps
     values = "F32" if eps >= COARSE else "F64"
-    tensor = _tensor(first.name, (sum(sizes), width), weights, compute, device, products=products, values=values)
-    for weight, end in zip(weights, accumulate(sizes), strict=True):
-        size = prod(weight.shape) // width
+    tensor = _tensor(first.name, (sum(sizes),), weights, compute, device, products=products, values=values)
+    for weight, size, end in zip(weights, sizes, accumulate(sizes), strict=True):
         stored = weight.matrix
         part = "balanced" if stored.module.part is None else f"{stored.module.part}.balanced"
-        slicer = Slicer((1, size, width), select=(slice(end - size, end),))
+        slicer = Slicer((1, *weight.shape), select=(slice(end - size, end),))
         module = structs.replace(stored.module, part=part)
         found[stored.key] = structs.replace(
-            stored, module=module, shape=(size, width), tensor=tensor, slicer=slicer, balanced_eps=eps
+            stored, module=module, shape=weight.shape, tensor=tensor, slicer=slicer, balanced_eps=eps
         )
     return found
 

@@ -32,6 +32,8 @@ _NUDGE = 1e-6
 """Relative step in u to either side of a point, by which S moves unless there is a gap."""
 _RAISED = 1e-40
 """Height at which G is taken for a point of the real axis, in mean eigenvalues."""
+_SQUARED = 1e-8
+"""Relative step of Newton's method after which a root is exact to rounding."""
 _STEPS = 200
 """Largest number of steps of a root search; bisection alone needs about 60."""
 
@@ -104,7 +106,7 @@ def upper_mean(cuts: Sequence[Cut], share: float) -> tuple[float, float]:
 def _in_a_gap(cuts: Sequence[Cut], points: Sequence[Point], share: float) -> bool:
     """Tell whether points lie in a gap or at its edge, where rounding alone decides which point of it is found."""
     for step in (_NUDGE, -_NUDGE):
-        moved = [_point(cut, p.u + step * (abs(p.u) + p.x)).above for cut, p in zip(cuts, points, strict=True)]
+        moved = [_point(cut, p.u + step * (abs(p.u) + p.x), p.v).above for cut, p in zip(cuts, points, strict=True)]
         if abs(float(np.mean(moved)) - share) < _FLAT:
             return True
     return False
@@ -149,20 +151,22 @@ def _bracket(cut: Cut, is_left: Callable[[Point], bool], further: float = 0.0) -
     values = cut.eigenvalues
     reach = 2 * cut.variance**0.5 * ((1 - cut.tau) / cut.tau) ** 0.5 + float(values[-1])
     beyond = reach * 4.0 ** -np.arange(12)
-    quantiles = np.unique(values[np.linspace(0, len(values) - 1, 17).astype(int)])
+    quantiles = values[np.linspace(0, len(values) - 1, 17).astype(int)]
+    quantiles = quantiles[np.diff(quantiles, prepend=-1.0) > 0]
     between = (quantiles[1:] + quantiles[:-1]) / 2
     nodes = np.sort(np.concatenate([-beyond, between, float(values[-1]) + beyond, [beyond[0] + further]]))
-    low, high = 0, len(nodes) - 1
+    low, high, guess = 0, len(nodes) - 1, 0.0
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if is_left(_point(cut, float(nodes[middle]))) else (low, middle)
+        point = _point(cut, float(nodes[middle]), guess)
+        low, high, guess = (middle, high, point.v) if is_left(point) else (low, middle, point.v)
     return float(nodes[low]), float(nodes[high])
 
 
 def _root(cut: Cut, low: float, high: float, value: Callable[[Point], tuple[float, float]]) -> Point:
     """The point between two u at which an increasing value, given with its slope in u, is zero.
 
-    Newton's method; a step that leaves the bracket is a bisection.
+    Newton's method; a step that leaves the bracket is a bisection. Errors of a step are squared by the next.
     """
     point = _point(cut, (low + high) / 2)
     for _ in range(_STEPS):
@@ -171,18 +175,21 @@ def _root(cut: Cut, low: float, high: float, value: Callable[[Point], tuple[floa
         if error == 0 or high - low <= 4e-16 * max(abs(low), abs(high)):
             break
         u = point.u - error / slope if slope > 0 else low
-        if u != point.u and abs(u - point.u) <= 1e-15 * abs(u):
+        is_newton = slope > 0 and low <= u <= high
+        is_last = is_newton and abs(u - point.u) <= _SQUARED * abs(u)
+        point = _point(cut, u if is_newton else (low + high) / 2, point.v)
+        if is_last:
             break
-        point = _point(cut, u if low < u < high else (low + high) / 2, point.v)
     return point
 
 
 def _point(cut: Cut, u: float, guess: float = 0.0) -> Point:
     distance = u - cut.eigenvalues
-    v = _height(cut, u, distance, guess)
+    sides, squares = _sides(distance), distance * distance
+    v = _height(cut, u, sides, squares, guess)
     # On the real axis the limit from above: no division by zero at an eigenvalue, and angles of pi, not of -pi.
     raised = max(v, _RAISED)
-    g, slope = (complex(a[0]) for a in _transform(cut, u, distance, np.array([raised])))
+    g, slope = (complex(a) for a in _transform(cut, u, sides, squares, raised))
     angles = float(np.arctan2(raised, distance).sum()) + cut.n_zeros * float(np.arctan2(raised, u))
     above = (angles / cut.columns - (1 - cut.tau) * float(np.arctan2(-g.imag, g.real))) / (np.pi * cut.tau)
     along = 1 + (1 - cut.tau) * slope / (g * g)
@@ -191,7 +198,14 @@ def _point(cut: Cut, u: float, guess: float = 0.0) -> Point:
     return Point(u, v, x, above, -g.imag / (np.pi * cut.tau), stretch)
 
 
-def _height(cut: Cut, u: float, distance: Array, guess: float) -> float:
+def _sides(distance: Array) -> Array:
+    """1 and u - lambda side by side: products with them are sums over the eigenvalues."""
+    sides = np.ones((len(distance), 2))
+    sides[:, 1] = distance
+    return sides
+
+
+def _height(cut: Cut, u: float, sides: Array, squares: Array, guess: float) -> float:
     """v(u): where Im 1/G = v/(1 - tau).
 
     With Im(1/G) = v (1 + g(v^2)), g decreases from its value at the real axis, and 1/g is concave and increasing in
@@ -200,32 +214,31 @@ def _height(cut: Cut, u: float, distance: Array, guess: float) -> float:
     """
     wanted = (1 - cut.tau) / cut.tau
     high = 1.001 * cut.variance * wanted
-    low = 1e-24 * (u * u + float(distance @ distance) / len(distance))
-    if _inverse_excess(cut, u, distance, low)[0] >= wanted:
+    low = 1e-24 * (u * u + float(squares.sum()) / len(squares))
+    if _inverse_excess(cut, u, sides, squares, low)[0] >= wanted:
         return 0.0
     s = guess * guess if low < guess * guess < high else 1e-3 * high
     for _ in range(_STEPS):
-        value, slope = _inverse_excess(cut, u, distance, s)
+        value, slope = _inverse_excess(cut, u, sides, squares, s)
         low, high = (s, high) if value < wanted else (low, s)
         step = (wanted - value) / slope if slope > 0 else high
-        if abs(step) <= 1e-14 * s or high - low <= 1e-15 * high:
+        is_newton = low < s + step < high
+        s = s + step if is_newton else (low * high) ** 0.5
+        if (is_newton and abs(step) <= _SQUARED * s) or high - low <= 1e-15 * high:
             break
-        s = s + step if low < s + step < high else (low * high) ** 0.5
     return s**0.5
 
 
-def _inverse_excess(cut: Cut, u: float, distance: Array, s: float) -> tuple[float, float]:
-    """1/g and its derivative in s, for w = u + i sqrt(s).
+def _inverse_excess(cut: Cut, u: float, sides: Array, squares: Array, s: float) -> tuple[float, float]:
+    """1/g and its derivative in s, for w = u + i sqrt(s), from `_sides` and (u - lambda)^2.
 
     With P = sum 1/|w - b|^2 and D = sum (u - b)/|w - b|^2 over the m eigenvalues b of W^T W, 1 + g = m P/(D^2 + s P^2).
     """
-    q = 1 / (distance * distance + s)
-    zero = 1 / (u * u + s) if cut.n_zeros else 0.0
-    dq = distance * q
-    p = float(q.sum()) + cut.n_zeros * zero
-    d = float(dq.sum()) + cut.n_zeros * u * zero
-    p_slope = -float(q @ q) - cut.n_zeros * zero * zero
-    d_slope = -float(dq @ q) - cut.n_zeros * u * zero * zero
+    q = 1 / (squares + s)
+    zero = cut.n_zeros / (u * u + s) if cut.n_zeros else 0.0
+    zero_slope = zero * zero / cut.n_zeros if cut.n_zeros else 0.0
+    (p, d), (p_slope, d_slope) = (q @ sides).tolist(), (q * -q @ sides).tolist()
+    p, d, p_slope, d_slope = p + zero, d + u * zero, p_slope - zero_slope, d_slope - u * zero_slope
     size = d * d + s * p * p
     size_slope = 2 * d * d_slope + p * p + 2 * s * p * p_slope
     rest = cut.columns * p - size
@@ -235,14 +248,15 @@ def _inverse_excess(cut: Cut, u: float, distance: Array, s: float) -> tuple[floa
     return value, (size_slope - value * (cut.columns * p_slope - size_slope)) / rest
 
 
-def _transform(cut: Cut, u: float, distance: Array, v: Array) -> tuple[NDArray[np.complex128], NDArray[np.complex128]]:
-    """G and dG/dw at u + i v, v of shape [k], without complex arithmetic on k x n numbers."""
-    q = 1 / (distance * distance + (v * v)[:, None])
-    sides = np.stack([np.ones_like(distance), distance], axis=1)
+def _transform(
+    cut: Cut, u: float, sides: Array, squares: Array, v: Array | float
+) -> tuple[NDArray[np.complex128], NDArray[np.complex128]]:
+    """G and dG/dw at u + i v, v a number or of shape [k], without complex arithmetic on k x n numbers."""
+    q = 1 / (squares + np.expand_dims(v * v, -1))
     first, second = q @ sides, (q * q) @ sides
     w = u + 1j * v
-    g = first[:, 1] - 1j * v * first[:, 0]
-    slope = -(first[:, 0] - 2 * v * v * second[:, 0] - 2j * v * second[:, 1])
+    g = first[..., 1] - 1j * v * first[..., 0]
+    slope = -(first[..., 0] - 2 * v * v * second[..., 0] - 2j * v * second[..., 1])
     if cut.n_zeros:
         g, slope = g + cut.n_zeros / w, slope - cut.n_zeros / (w * w)
     return g / cut.columns, slope / cut.columns
@@ -256,13 +270,13 @@ def _excess(cut: Cut, start: Point, x: float) -> float:
     as ln z/z^2. Panels grow with r, so that no eigenvalue is near to one that is long.
     """
     distance = start.u - cut.eigenvalues
-    squares = distance * distance + start.v**2
-    far = float(squares.max()) ** 0.5 + abs(start.u) + x
-    near = float(squares.min())
+    squares = distance * distance
+    far = (float(squares.max()) + start.v**2) ** 0.5 + abs(start.u) + x
+    near = float(squares.min()) + start.v**2
     near = max((min(near, start.u**2 + start.v**2) if cut.n_zeros else near) ** 0.5, 1e-12 * far)
     nodes, weights = _ray(near, far)
     v = start.v + nodes
-    g, slope = _transform(cut, start.u, distance, v)
+    g, slope = _transform(cut, start.u, _sides(distance), squares, v)
     w = start.u + 1j * v
     z = w - (1 - cut.tau) / g
     step = 1 + (1 - cut.tau) * slope / (g * g)

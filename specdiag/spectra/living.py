@@ -14,6 +14,8 @@ from specdiag.spectra.float_types import FloatType, RawArray
 _BLOCK_VALUES = 1 << 17
 _FEW = 1 << 12
 """Values that are looked at together first: of so few, most often none is noise."""
+_STARTS = 16
+"""Values at which a row or column is looked at first."""
 
 
 def noise_of_a_weight(frobenius2: float, n_values: int, eps: float) -> float:
@@ -40,9 +42,19 @@ def living_shape(stack: RawArray, storage: FloatType, frobenius2: float) -> tupl
     least = noise_of_a_weight(frobenius2, stack.size, storage.eps)
     if stack.size <= _FEW and np.abs(storage.widen(stack, np.dtype(np.float64))).min() > least:
         return stack.shape[1], stack.shape[2]
+    if _starts_alive(stack, storage, least):
+        return stack.shape[1], stack.shape[2]
     rows, cols = _largest(stack, storage)
     alive = int(np.count_nonzero(rows > least)), int(np.count_nonzero(cols > least))
     return alive if min(alive) > 0 else (stack.shape[1], stack.shape[2])
+
+
+def _starts_alive(stack: RawArray, storage: FloatType, least: float) -> bool:
+    """Tell whether the first few values of each row and column leave no doubt that it is alive, as they mostly do."""
+    sides = ((stack[:, :, :_STARTS], (0, 2)), (stack[:, :_STARTS], (0, 1)))
+    return all(
+        bool((np.abs(storage.widen(part, np.dtype(np.float64))).max(axis=axes) > least).all()) for part, axes in sides
+    )
 
 
 def _largest(stack: RawArray, storage: FloatType) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

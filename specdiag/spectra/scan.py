@@ -20,7 +20,7 @@ _BLOCK_VALUES = 1 << 17
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """Counts over one matrix (all its slices) and the SHA-256 of its values in C order, storage type."""
+    """Counts over one matrix (all its slices) and the SHA-256 of its values in C order, storage type, if asked for."""
 
     n_nonfinite: int
     n_denormal: int
@@ -28,7 +28,7 @@ class Scan:
     n_dead_rows: int
     n_dead_cols: int
     largest: float
-    digest: str
+    digest: str | None
 
 
 def scans(stacks: RawArray, dtype: FloatType) -> list[Scan]:
@@ -48,12 +48,13 @@ def scans(stacks: RawArray, dtype: FloatType) -> list[Scan]:
     ]
 
 
-def scan(stack: RawArray, dtype: FloatType) -> Scan:
+def scan(stack: RawArray, dtype: FloatType, *, with_digest: bool = True) -> Scan:
     """Count what is wrong with the values.
 
     Args:
         stack: raw values, shape [s, rows, cols], C-contiguous, in the storage type.
         dtype: that type.
+        with_digest: False where nobody compares the values with others.
     """
     unsigned, magnitude = _codes(dtype.storage.itemsize)
     codes = stack.view(unsigned).reshape(-1, stack.shape[-1])
@@ -76,7 +77,7 @@ def scan(stack: RawArray, dtype: FloatType) -> Scan:
             high = block[block <= largest].max(initial=0)
         top = max(top, high)
 
-    rows, cols = _dead(codes & magnitude, stack.shape) if has_zero else (0, 0)
+    rows, cols = _dead(codes.reshape(stack.shape), magnitude) if has_zero else (0, 0)
     return Scan(
         n_nonfinite=nonfinite,
         n_denormal=denormal,
@@ -84,7 +85,7 @@ def scan(stack: RawArray, dtype: FloatType) -> Scan:
         n_dead_rows=rows,
         n_dead_cols=cols,
         largest=_widened(np.array([top], unsigned), dtype)[0],
-        digest=_digest(stack),
+        digest=_digest(stack) if with_digest else None,
     )
 
 
@@ -103,10 +104,11 @@ def _codes(itemsize: int) -> tuple[np.dtype[Any], Any]:
     return unsigned, unsigned.type(np.iinfo(unsigned).max >> 1)
 
 
-def _dead(codes: RawArray, shape: tuple[int, ...]) -> tuple[int, int]:
-    """Rows and columns that are zero in every slice."""
-    alive = codes.reshape(shape) != 0
-    return int(np.count_nonzero(~alive.any(axis=(0, 2)))), int(np.count_nonzero(~alive.any(axis=(0, 1))))
+def _dead(codes: RawArray, magnitude: Any) -> tuple[int, int]:
+    """Rows and columns that are zero in every slice: looked for among those that begin with zero."""
+    rows, cols = (~(codes[at] & magnitude).any(axis=0) for at in ((slice(None), slice(None), 0), (slice(None), 0)))
+    in_rows, in_cols = codes[:, rows] & magnitude, codes[:, :, cols] & magnitude
+    return int(np.count_nonzero(~in_rows.any(axis=(0, 2)))), int(np.count_nonzero(~in_cols.any(axis=(0, 1))))
 
 
 @lru_cache
