@@ -29,7 +29,7 @@ from specdiag.system.distributions import version
 
 _log = logging.getLogger("specdiag")
 
-RESULTS_VERSION = 6
+RESULTS_VERSION = 7
 """Raised when the same values and settings give other numbers than before: what was kept is then computed anew."""
 MIN_FLOPS = 2e7
 """Cheaper matrices (below about 200 x 200, 2 ms) are computed again: to read and check an entry takes a tenth of that,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import struct
 import zipfile
-from functools import partial
+from collections.abc import Hashable
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -84,46 +85,56 @@ def _list(path: Path, label: str) -> list[StoredTensor]:
             raise _OtherFileError
         checksums = Checksums(path)
         places: dict[str, tuple[int, int]] = {}
+        shared: set[str] = set()
         for tensor in content.values():
             key = tensor.storage[2]
-            if key not in places:
-                entry = members.get(f"{root}data/{key}")
-                if entry is None:
-                    raise _OtherFileError
-                begin, end = places[key] = extent(entry, file, size)
-                checksums.add(begin, end, entry)
+            if key in places:
+                shared.add(key)
+                continue
+            entry = members.get(f"{root}data/{key}")
+            if entry is None:
+                raise _OtherFileError
+            begin, end = places[key] = extent(entry, file, size)
+            checksums.add(begin, end, entry)
     return [
-        _stored(name, tensor, places[tensor.storage[2]], path, label, checksums) for name, tensor in content.items()
-    ]
+        _stored(
+            name, tensor, places[key := tensor.storage[2]], path, label, checksums,
+            storage=(str(path), key, tensor.storage[1].name, tensor.shape) if key in shared else None,
+        )
+        for name, tensor in content.items()
+    ]  # fmt: skip
 
 
 def _stored(
-    name: str, tensor: FlatTensor, place: tuple[int, int], path: Path, label: str, checksums: Checksums
-) -> StoredTensor:
-    """Make the tensor of a whole storage."""
+    name: str, tensor: FlatTensor, place: tuple[int, int], path: Path, label: str, checksums: Checksums,
+    storage: Hashable | None,
+) -> StoredTensor:  # fmt: skip
+    """Make the tensor of a whole storage, which has a name where other tensors show it, too."""
     (begin, end), shape = place, tensor.shape
     dtype = _TYPES.get(tensor.storage[1].name)
-    n_values = math.prod(shape)
+    n_values, strides = _contiguous(shape)
     if (
         dtype is None
         or tensor.offset
         or not n_values
         or n_values != tensor.storage[4]
         or n_values * NUMPY_TYPES[dtype].itemsize != end - begin
-        or tensor.strides != _contiguous(shape)
+        or tensor.strides != strides
     ):
         raise _OtherFileError
     return plain_tensor(
         name, shape, dtype, offset=begin, nbytes=end - begin, label=label,
-        fill=partial(_fill, path, label, checksums, name), storage=(str(path), begin, shape, dtype),
+        fill=partial(_fill, path, label, checksums, name), storage=storage,
     )  # fmt: skip
 
 
-def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+@lru_cache
+def _contiguous(shape: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
+    """Count the values of a shape, and give its strides in C order."""
     strides = [1] * len(shape)
     for axis in range(len(shape) - 1, 0, -1):
         strides[axis - 1] = strides[axis] * shape[axis]
-    return tuple(strides)
+    return math.prod(shape), tuple(strides)
 
 
 def _fill(path: Path, label: str, checksums: Checksums, name: str, offset: int, out: RawArray) -> None:

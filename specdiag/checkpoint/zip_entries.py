@@ -58,8 +58,8 @@ def check_zip(path: Path, label: str, required: str | None = "data.pkl") -> list
         raise SourceError(f"'{label}' is a damaged zip archive ({error}): fetch it again") from error
     if entries and min(entry.header_offset for entry in entries) > 0:
         raise SourceError(f"'{label}' holds several archives, a part of a distributed checkpoint: {WHOLE}")
-    twice = duplicate(entry.filename for entry in entries)
-    if twice is not None:
+    names = [entry.filename for entry in entries]
+    if len(set(names)) < len(names) and (twice := duplicate(names)) is not None:
         raise SourceError(f"'{label}' is a damaged zip archive (two members '{brief(twice)}'): fetch it again")
     if required is not None and not any(entry.filename.rpartition("/")[2] == required for entry in entries):
         raise SourceError(f"'{label}' is a zip archive, but not one that torch.save wrote: unpack it first")
