@@ -137,8 +137,9 @@ def norms(values: Array, *axes: int) -> Array:
         axes: those that vanish, counted from the first.
     """
     if is_numpy(values):
-        every = list(range(values.ndim))
-        return np.einsum(values, every, values, every, [axis for axis in every if axis not in axes]) ** 0.5
+        every = "abcdefgh"[: values.ndim]
+        kept = "".join(name for axis, name in enumerate(every) if axis not in axes)
+        return cast("Array", np.einsum(f"{every},{every}->{kept}", values, values)) ** 0.5
     return (values * values).sum(axis=axes) ** 0.5
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
+from specdiag.checkpoint.held_values import compute_once
 from specdiag.function.arrays import Array, filled, joined, permuted
 from specdiag.function.attention import HeadNorm, Moving, Scoring, normalised, ov_cores, qk_cores, scoring
 from specdiag.function.balance import balance_moving, balance_neurons, balance_scoring
@@ -44,7 +45,9 @@ def du(block: Block, mlp: Mlp, device: str) -> Array:
         mlp: of that block, of which neurons can be rescaled.
         device: on which it is computed.
     """
-    up, down = read(mlp.up, mlp.norm, device)[:, : mlp.up.shape[1]], write(block, mlp, device)
+    up, down = compute_once(_neurons, block, mlp, device)
+    if mlp.out is not None:
+        down = write(block, mlp, device)
     return du_core(up, homogeneous(up, down, mlp.power or 1), scaled=mlp.out is not None)
 
 
@@ -92,7 +95,7 @@ def balanced_scoring(block: Block, attention: Attention, device: str) -> Array:
         attention: of that block.
         device: on which it is computed.
     """
-    heads, width = scores(block, attention, device), attention.q.shape[1]
+    heads, width = compute_once(scores, block, attention, device), attention.q.shape[1]
     if attention.head_norms is None:
         heads = balance_scoring(heads)
     else:
@@ -109,7 +112,7 @@ def balanced_moving(block: Block, attention: Attention, device: str) -> Array:
         attention: of that block.
         device: on which it is computed.
     """
-    heads = balance_moving(_moving(block, attention, device))
+    heads = balance_moving(compute_once(_moving, block, attention, device))
     return joined([heads.v.reshape(-1), permuted(heads.o, 1, 0, 2).reshape(-1)])
 
 
@@ -124,15 +127,19 @@ def balanced_mlp(block: Block, mlp: Mlp, roles: Collection[str], device: str) ->
         roles: those that are wanted.
         device: on which it is computed.
     """
-    width = mlp.up.shape[1]
-    up = read(mlp.up, mlp.norm, device)[:, :width]
-    down = fold_writer(mlp.down.read(device).weight, is_layer=block.wiring.norm == "layer")
+    up, down = compute_once(_neurons, block, mlp, device)
     if mlp.power is not None:
         up, down = balance_neurons(up, down, mlp.power)
     found = {"up": up, "down": down}
     if mlp.gate is not None and "gate" in roles:
-        found = {"gate": read(mlp.gate, mlp.norm, device)[:, :width], **found}
+        found = {"gate": read(mlp.gate, mlp.norm, device)[:, : mlp.up.shape[1]], **found}
     return joined([values.reshape(-1) for role, values in found.items() if role in roles])
+
+
+def _neurons(block: Block, mlp: Mlp, device: str) -> tuple[Array, Array]:
+    """Compute up without its bias, shape [m, d], and down without what follows it, shape [d, m]."""
+    down = fold_writer(mlp.down.read(device).weight, is_layer=block.wiring.norm == "layer")
+    return read(mlp.up, mlp.norm, device)[:, : mlp.up.shape[1]], down
 
 
 def scores(block: Block, attention: Attention, device: str) -> Scoring:
@@ -171,7 +178,7 @@ def normalised_scores(block: Block, attention: Attention, device: str) -> Scorin
         attention: of that block.
         device: on which it is computed.
     """
-    heads = scores(block, attention, device)
+    heads = compute_once(scores, block, attention, device)
     if attention.head_norms is None:
         return heads
     q, k = attention.head_norms
@@ -186,5 +193,5 @@ def moves(block: Block, attention: Attention, device: str) -> Moving:
         attention: of that block.
         device: on which it is computed.
     """
-    heads = _moving(block, attention, device)
+    heads = compute_once(_moving, block, attention, device)
     return heads if attention.out is None else replace(heads, o=heads.o * attention.out.read(device).gain[:, None])

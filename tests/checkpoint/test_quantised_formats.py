@@ -72,6 +72,11 @@ def test_rounding_of_nothing_and_of_less_than_a_group() -> None:
     assert Rounding(group=64, levels=16).error(np.zeros((4, 4), np.float32)) == 0
     assert Rounding(levels=3).error(np.array([-1, 0, 1], np.float32)) == pytest.approx((1 / 12 / (2 / 3)) ** 0.5)
     assert Rounding(group=64, levels=16).error(np.full((2, 2), np.inf, np.float32)) == 0
+    values = np.random.default_rng(0).standard_normal((8, 96)).astype(np.float32)
+    for group in (1, 3, 16, 32, 48, 96):
+        steps = np.ptp(values.reshape(-1, group), axis=1).astype(np.float64) / 15
+        expected = (np.mean(steps**2) / 12 / np.mean(values**2, dtype=np.float64)) ** 0.5
+        assert Rounding(group=group, levels=16).error(values) == pytest.approx(expected, rel=1e-6)
 
 
 def test_int8_of_a_real_package_against_its_original(fracast: Path) -> None:

@@ -19,7 +19,7 @@ from specdiag.analysis.options import AnalysisOptions
 from specdiag.analysis.settings import resolved
 from specdiag.analysis.source import open_source
 from specdiag.analysis.workers import on_cpu
-from specdiag.function import decompositions
+from specdiag.function import decompositions, effective
 from specdiag.function.decompositions import orthogonal, triangle
 
 
@@ -77,6 +77,23 @@ def test_tensors_of_a_block_are_read_once() -> None:
     assert sum(batch.kind == "family" for batch in taken) == 6  # q with k, v with o, and the MLP, of each block
     assert len(list(on_cpu(work, settings, 2))) == sum(len(unit.matrices) for unit in work)
     assert set(reads.values()) == {1}
+
+
+def test_what_heads_and_balanced_forms_share_is_folded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    folded: Counter[str] = Counter()
+    for name in ("scores", "_moving", "_neurons"):
+        real = getattr(effective, name)
+
+        def counted(*sources, name=name, real=real):
+            folded[name] += 1
+            return real(*sources)
+
+        monkeypatch.setattr(effective, name, counted)
+    checkpoint = open_source(random_model("llama", num_hidden_layers=2))
+    settings = resolved(AnalysisOptions(function=True, device="cpu"), checkpoint.opening)
+    checkpoint, balanced = with_function(checkpoint, settings)
+    list(on_cpu(units([*checkpoint.matrices, *needed(balanced, checkpoint.matrices)]), settings, 2))
+    assert folded == dict.fromkeys(("scores", "_moving", "_neurons"), 2)
 
 
 def test_balanced_forms_of_coarse_weights_are_solved_in_float32() -> None:

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from specdiag.spectra.float_types import FLOAT_TYPES
+from specdiag.spectra.living import living_shape
 from specdiag.spectra.scan import scan
 
 
@@ -39,3 +40,19 @@ def test_a_row_dead_in_one_slice_only_is_alive():
     w[0, 2], w[:, :, 1] = 0, 0
     found = scan(w, FLOAT_TYPES["F32"])
     assert (found.n_dead_rows, found.n_dead_cols) == (0, 1)
+
+
+@pytest.mark.parametrize("place", [0, 1, 20, 39])
+def test_one_value_keeps_a_row_and_a_column_alive_wherever_it_stands(place):
+    w = np.full((1, 40, 40), -0.0, np.float32)
+    w[0, place, 39 - place] = -1
+    found = scan(w, FLOAT_TYPES["F32"])
+    assert (found.n_dead_rows, found.n_dead_cols) == (39, 39)
+    w = np.where(w == 0, 1e-9, w).astype(np.float32)
+    assert living_shape(w, FLOAT_TYPES["F32"], 1.0) == (1, 1)
+    w[0, :, 20] = 1
+    assert living_shape(w, FLOAT_TYPES["F32"], 41.0) == (40, len({20, 39 - place}))
+
+
+def test_a_digest_is_left_out_where_nobody_asks_for_it():
+    assert scan(np.ones((1, 2, 2), np.float32), FLOAT_TYPES["F32"], with_digest=False).digest is None
