@@ -3,7 +3,7 @@
 Every run is kept in --out when it ends, and continues from build/study/ if it is stopped. Start the command twice to
 use two cores: no run is made twice.
 
-    python benchmarks/study.py --budget 2h                       # continues for two hours, headline first
+    python benchmarks/study.py --compile --budget 2h             # continues for two hours, headline first
     python benchmarks/study.py --estimate                        # runs that are left, and their hours here
     python benchmarks/study.py --size 135m --data allenai/c4:en  # the same on a GPU, with the preset llama-135m
     python benchmarks/study.py --docs                            # puts tables and figure into docs/study.md

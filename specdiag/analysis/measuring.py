@@ -120,7 +120,7 @@ def read_unit(unit: Unit, settings: Settings, kept: Results | None) -> Iterator[
     for matrix in unit.matrices:
         stack = np.ascontiguousarray(matrix.slicer.cut(raw))
         storage = matrix.float_type(stack)
-        # Of a balanced form the cache alone asks for the digest: no report shows its row.
+        # The cache alone asks for the digest of a balanced form: no report shows its row.
         scanned = scan(stack, storage, with_digest=kept is not None or matrix.balanced_eps is None)
         found = None if kept is None or scanned.digest is None else kept.find(matrix, storage, scanned.digest)
         yield Read(matrix, stack, storage, scanned) if found is None else (matrix, *found)
