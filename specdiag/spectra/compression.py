@@ -33,7 +33,9 @@ _NUDGE = 1e-6
 _RAISED = 1e-40
 """Height at which G is taken for a point of the real axis, in mean eigenvalues."""
 _SQUARED = 1e-8
-"""Relative step of Newton's method after which a root is exact to rounding."""
+"""Step of Newton's method after which a root is exact to rounding, over the scale on which its function bends."""
+_ROUNDING = 1e-15
+"""Relative step that rounding alone makes."""
 _STEPS = 200
 """Largest number of steps of a root search; bisection alone needs about 60."""
 
@@ -166,8 +168,10 @@ def _bracket(cut: Cut, is_left: Callable[[Point], bool], further: float = 0.0) -
 def _root(cut: Cut, low: float, high: float, value: Callable[[Point], tuple[float, float]]) -> Point:
     """The point between two u at which an increasing value, given with its slope in u, is zero.
 
-    Newton's method; a step that leaves the bracket is a bisection. Errors of a step are squared by the next.
+    Newton's method; a step that leaves the bracket is a bisection. Errors of a step are squared by the next, over the
+    spread of the eigenvalues: those of an orthogonal matrix are equal but for rounding.
     """
+    spread = float(cut.eigenvalues[-1] - cut.eigenvalues[0])
     point = _point(cut, (low + high) / 2)
     for _ in range(_STEPS):
         error, slope = value(point)
@@ -176,7 +180,7 @@ def _root(cut: Cut, low: float, high: float, value: Callable[[Point], tuple[floa
             break
         u = point.u - error / slope if slope > 0 else low
         is_newton = slope > 0 and low <= u <= high
-        is_last = is_newton and abs(u - point.u) <= _SQUARED * abs(u)
+        is_last = is_newton and abs(u - point.u) <= max(_SQUARED * min(abs(u), spread), _ROUNDING * abs(u))
         point = _point(cut, u if is_newton else (low + high) / 2, point.v)
         if is_last:
             break

@@ -297,3 +297,11 @@ def test_a_slice_of_zeros_is_a_third_of_the_spectrum():
     tiny = cut_alpha(np.array([first, second, first * 1e-20]), 256)
     assert tuple(found) == pytest.approx(tuple(tiny), rel=1e-6)
     assert cut_alpha(np.array([first, np.zeros(64)]), 256) == (1.0, 0.0)
+
+
+@pytest.mark.numeric
+def test_nearly_equal_eigenvalues_are_told_apart_as_distant_ones_are():
+    """Those of an orthogonal matrix in float32 differ by 1e-7: the exponent less 1 is as the inverse of that."""
+    z = np.sort(np.random.default_rng(3).standard_normal(576))
+    wide, narrow = (d * (cut_alpha(1 + d * z[None], 768).alpha - 1) for d in (1e-5, 1e-7))
+    assert narrow == pytest.approx(wide, rel=5e-5)
