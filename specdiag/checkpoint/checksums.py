@@ -15,7 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from specdiag.checkpoint.long_names import brief
 from specdiag.checkpoint.plain_values import read_range
+from specdiag.errors import SourceError
 from specdiag.spectra.float_types import RawArray
 
 _AT_ONCE = 1 << 24
@@ -82,6 +84,25 @@ class Checksums:
         elif begin not in self._damaged:
             self._read(begin, end, entry)
         return entry.filename if self._damaged[begin] else None
+
+    def refuse_damage(self, offset: int, data: RawArray, name: str, label: str) -> None:
+        """Refuse the values of a tensor whose member is damaged.
+
+        Args:
+            offset: where in the file `data` begins.
+            data: bytes of the file, of one member.
+            name: of the tensor, for messages.
+            label: the file's name in messages.
+
+        Raises:
+            SourceError: the member's bytes are not those that were saved, or the rest of it cannot be read.
+        """
+        member = self.damaged_member(offset, data)
+        if member is not None:
+            raise SourceError(
+                f"'{label}' is damaged at '{brief(name)}': its bytes do not fit the checksum of {brief(member)!r}; "
+                "fetch it again"
+            )
 
     def _read(self, begin: int, end: int, entry: zipfile.ZipInfo) -> None:
         with self._reading:  # other threads want parts of the same member

@@ -12,9 +12,7 @@ import numpy as np
 import torch
 
 from specdiag.checkpoint.checksums import Checksums
-from specdiag.checkpoint.long_names import brief
 from specdiag.checkpoint.plain_values import read_range
-from specdiag.errors import SourceError
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +51,7 @@ class FileMap:
         reach = sum((size - 1) * step for size, step in zip(view.shape, view.stride(), strict=True)) + 1
         stored_bytes = np.empty(reach * view.element_size(), np.uint8)
         read_range(self.path, label, offset, stored_bytes)
-        member = self.checksums.damaged_member(offset, stored_bytes)
-        if member is not None:
-            raise SourceError(
-                f"'{label}' is damaged at '{brief(name)}': its bytes do not fit the checksum of {brief(member)!r}; "
-                "fetch it again"
-            )
+        self.checksums.refuse_damage(offset, stored_bytes, name, label)
         storage = torch.from_numpy(stored_bytes).untyped_storage()
         values = torch.empty((0,), dtype=view.dtype).set_(storage, 0, view.shape, view.stride())
         values = values.conj() if view.is_conj() else values

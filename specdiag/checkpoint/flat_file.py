@@ -14,7 +14,6 @@ import numpy as np
 from specdiag.checkpoint.checksums import Checksums
 from specdiag.checkpoint.flat_pickle import FlatTensor, read_flat
 from specdiag.checkpoint.listing import Listing
-from specdiag.checkpoint.long_names import brief
 from specdiag.checkpoint.parts import refuse_lone_part, refuse_part
 from specdiag.checkpoint.plain_values import NUMPY_TYPES, plain_tensor, read_range
 from specdiag.checkpoint.tensors import StoredTensor
@@ -140,9 +139,4 @@ def _contiguous(shape: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
 def _fill(path: Path, label: str, checksums: Checksums, name: str, offset: int, out: RawArray) -> None:
     """Read the file, and compare what was read with the checksum of its member."""
     read_range(path, label, offset, out)
-    member = checksums.damaged_member(offset, out.reshape(-1).view(np.uint8))
-    if member is not None:
-        raise SourceError(
-            f"'{label}' is damaged at '{brief(name)}': its bytes do not fit the checksum of {brief(member)!r}; "
-            "fetch it again"
-        )
+    checksums.refuse_damage(offset, out.reshape(-1).view(np.uint8), name, label)
